@@ -1,0 +1,71 @@
+"""Costs that add up over a network's layers, tabulated so that a batch is a few array look-ups.
+
+Axis letters: B = architectures, D = decisions. Knows nothing of what is being added: ms, MACs, parameters.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.layers import Layer
+from models.search_space import CostGroup, SearchSpace, Tokens
+
+Floats = NDArray[np.float64]
+
+
+class LayerCost:
+    """`constant` plus the sum over layers of `cost_of(layer)`; with `reduce=np.maximum`, the largest instead.
+
+    Each cost group of the space becomes one dense array indexed by its decisions' tokens; the last place along an axis
+    stands for "inactive", which is where the token -1 points.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        cost_of: Callable[[Layer], float],
+        *,
+        constant: float = 0.0,
+        reduce: np.ufunc = np.add,
+    ) -> None:
+        self.constant = constant
+        self._reduce = reduce
+        self.groups = tuple(
+            (tuple(space.index(n) for n in group.decisions), _tabulate(space, group, cost_of, reduce))
+            for group in space.cost_groups
+        )
+
+    def __call__(self, tokens_BD: Tokens) -> Floats:
+        """Cost of each architecture, shape [B]; tokens must be canonical."""
+        total = np.full(len(tokens_BD), self.constant)
+        for indices, table in self.groups:
+            total = self._reduce(total, table[tuple(tokens_BD[:, i] for i in indices)])
+        return total
+
+
+def macs_cost(space: SearchSpace) -> LayerCost:
+    """Multiply-accumulates for one image."""
+    return LayerCost(space, lambda layer: layer.macs)
+
+
+def params_cost(space: SearchSpace) -> LayerCost:
+    """Stored parameters."""
+    return LayerCost(space, lambda layer: layer.params)
+
+
+def peak_activations_cost(space: SearchSpace) -> LayerCost:
+    """Numbers alive at the network's worst moment for one image."""
+    return LayerCost(space, lambda layer: layer.peak_activations, reduce=np.maximum)
+
+
+def _tabulate(
+    space: SearchSpace, group: CostGroup, cost_of: Callable[[Layer], float], reduce: np.ufunc
+) -> Floats:
+    options = [space.decisions[space.index(name)].options for name in group.decisions]
+    table = np.full([len(o) + 1 for o in options], np.nan)
+    for tokens in space.assignments(group.decisions):
+        values = [None if t < 0 else o[t] for o, t in zip(options, tokens, strict=True)]
+        costs = [cost_of(layer) for layer in group.build(*values)]
+        table[tuple(tokens)] = reduce.reduce(costs) if costs else 0.0
+    return table
