@@ -59,9 +59,7 @@ def peak_activations_cost(space: SearchSpace) -> LayerCost:
     return LayerCost(space, lambda layer: layer.peak_activations, reduce=np.maximum)
 
 
-def _tabulate(
-    space: SearchSpace, group: CostGroup, cost_of: Callable[[Layer], float], reduce: np.ufunc
-) -> Floats:
+def _tabulate(space: SearchSpace, group: CostGroup, cost_of: Callable[[Layer], float], reduce: np.ufunc) -> Floats:
     options = [space.decisions[space.index(name)].options for name in group.decisions]
     table = np.full([len(o) + 1 for o in options], np.nan)
     for tokens in space.assignments(group.decisions):

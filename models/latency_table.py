@@ -8,16 +8,19 @@ networks that had no part in the calibration (Vovk et al., 2005).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from models.costs import LayerCost
 from models.errors import BudgetError, LatencyTableError, MissingLayerError
 from models.files import is_number, read_json_object, to_json, write_atomic
 from models.layers import Layer
-from models.search_space import SearchSpace
+from models.search_space import SearchSpace, Tokens
 
 FORMAT_VERSION = 1
 PLAIN_COVERAGE = 0.5
@@ -131,6 +134,13 @@ class LatencyTable:
         self.check_space(space)
         return LayerCost(space, self.layer_ms, constant=self.overhead_ms * self._coefficient("overhead"))
 
+    def predictor(self, space: SearchSpace) -> Callable[[Tokens], NDArray[np.float64]]:
+        """Predicted latency in ms of a batch of canonical tokens, shape [B]: what answers are checked against.
+
+        Equals `cost(space)` wherever latency adds up over layers; raises as `cost` does.
+        """
+        return self.cost(space)
+
     def check_space(self, space: SearchSpace) -> None:
         """Raises LatencyTableError if the table was made for another space."""
         if space.name != self.space:
@@ -215,7 +225,9 @@ class LatencyTable:
                 f"{name}: format_version is {version!r}; this version of pnag reads {FORMAT_VERSION}"
             )
         if document.get("unit") != "ms":
-            raise LatencyTableError(f"{name}: unit is {document.get('unit')!r}; expected 'ms'. Convert the values first")
+            raise LatencyTableError(
+                f"{name}: unit is {document.get('unit')!r}; expected 'ms'. Convert the values first"
+            )
         for required in ("space", "statistic"):
             if not isinstance(document.get(required), str):
                 raise LatencyTableError(f"{name}: {required} is {document.get(required)!r}; expected a text")

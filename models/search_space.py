@@ -92,7 +92,8 @@ class SearchSpace(ABC):
 
     def depth_features(self, tokens_BD: Tokens) -> NDArray[np.float64]:
         """How deep each part of a network is, shape [B, parts]; the evaluator's coarse view. Default: active decisions."""
-        return np.sum(tokens_BD != INACTIVE, axis=1, keepdims=True).astype(np.float64)
+        depth_B1: NDArray[np.float64] = np.sum(tokens_BD != INACTIVE, axis=1, keepdims=True).astype(np.float64)
+        return depth_B1
 
     def restrict(self, options: Mapping[str, Sequence[Option]]) -> "SearchSpace":
         """The same space with fewer options for the named decisions; encodings and layers stay what they are.
@@ -164,9 +165,7 @@ class SearchSpace(ABC):
                 f"{self.name}: tokens have shape {tokens_BD.shape}; expected [B, {len(self.decisions)}]"
             )
         active_BD = self.active(tokens_BD)
-        wrong_BD = np.where(
-            active_BD, (tokens_BD < 0) | (tokens_BD >= self.num_options_D), tokens_BD != INACTIVE
-        )
+        wrong_BD = np.where(active_BD, (tokens_BD < 0) | (tokens_BD >= self.num_options_D), tokens_BD != INACTIVE)
         if wrong_BD.any():
             row, index = np.argwhere(wrong_BD)[0]
             allowed = f"0..{self.num_options_D[index] - 1}" if active_BD[row, index] else f"{INACTIVE} (inactive)"

@@ -57,7 +57,9 @@ class SlackTable:
         offset = 0
         for t, decision in enumerate(space.decisions):
             width = len(decision.options)
-            touched = [(k, g) for k in range(len(costs)) for g in groups[k * per_cost : (k + 1) * per_cost] if t in g.closure]
+            touched = [
+                (k, g) for k in range(len(costs)) for g in groups[k * per_cost : (k + 1) * per_cost] if t in g.closure
+            ]
             context = sorted(
                 {i for _, g in touched for i in g.closure if i < t} | {i for i in space.ancestors([t]) if i < t}
             )
@@ -97,7 +99,7 @@ class SlackTable:
         """Floor steps of every option at every decision of given architectures, shape [B, D, C, K]."""
         options_C = np.arange(int(self.width_D.max()))
         entries_BDC = self.entries(tokens_BD)[..., np.newaxis] + options_C
-        steps = self.steps_RK[np.minimum(entries_BDC, len(self.steps_RK) - 1)]
+        steps: NDArray[np.float32] = self.steps_RK[np.minimum(entries_BDC, len(self.steps_RK) - 1)]
         steps[:, options_C[np.newaxis] >= self.width_D[:, np.newaxis]] = FORBIDDEN
         return steps
 
