@@ -1,0 +1,129 @@
+# `make` lists the targets. Each does its own set-up: a stamp in $(VENV) says which list of requirements is installed.
+
+PORT ?= 8000
+PY ?= python3
+VENV ?= .venv
+# Passed to pytest, as in: make test ARGS="-k pareto"
+ARGS ?=
+# Where the shared measurements lie (the README says where they come from).
+PNAG_DATA ?= ../shared/data
+LATENCY_TABLE ?= latency_tables/ofa-mobilenetv3-w1.0_build-machine_1-thread.json
+TRAIN_OUT ?= runs/ofa-mobilenetv3-w1.0-imagenet
+# Extra words for the install of torch, as in: TORCH_FLAGS="--index-url https://download.pytorch.org/whl/cpu"
+TORCH_FLAGS ?=
+# Extra words for uv pip compile, as in: make lock LOCK_FLAGS=--upgrade
+LOCK_FLAGS ?=
+
+# onnxruntime >= 1.29 reports usage by default on Linux.
+export ORT_DISABLE_TELEMETRY := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+PYTHON := $(VENV)/bin/python
+UV := $(shell command -v uv 2>/dev/null)
+# uv does not read pip's configuration; the one thing taken over is where to look for wheels besides the index.
+PIP_LINKS = $(shell $(PY) -m pip config get global.find-links 2>/dev/null)
+empty :=
+comma := ,
+UV_ENV = $(if $(PIP_LINKS),UV_FIND_LINKS="$(subst $(empty) $(empty),$(comma),$(strip $(PIP_LINKS)))")
+
+ifdef UV
+CREATE_VENV = $(UV) venv --quiet --python "$(PY)" "$(VENV)"
+INSTALL = $(UV_ENV) $(UV) pip install --quiet --python "$(PYTHON)"
+else
+CREATE_VENV = $(PY) -m venv "$(VENV)"
+INSTALL = "$(PYTHON)" -m pip install --quiet
+endif
+# The lists are complete, each holding the one before it (serve, train, dev): nothing is resolved, nothing else comes in.
+INSTALL_LIST = $(INSTALL) --no-deps --require-hashes --requirement
+# After a list, so that the list has the say on versions; with dependencies, because a CUDA wheel brings its own.
+INSTALL_TORCH = $(INSTALL) $(TORCH_FLAGS) --requirement requirements/torch.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help serve test coverage check format train bench lock clean distclean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 - \2/p' $(firstword $(MAKEFILE_LIST)) | awk -F' - ' '{ printf "%-18s %s\n", $$1, $$2 }'
+	@echo "  Variables: PORT=$(PORT) PY=$(PY) VENV=$(VENV) PNAG_DATA=$(PNAG_DATA)"
+
+serve: $(VENV)/.serve.stamp $(VENV)/.project.stamp ## answer budgets on http://localhost:$PORT; installs no torch
+	@exec "$(VENV)/bin/pnag" serve --port "$(PORT)"
+
+test: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## all tests but the slow ones (ARGS="-m slow" for those)
+	"$(PYTHON)" -m pytest $(ARGS)
+
+coverage: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## the tests again, with the branches they miss
+	"$(PYTHON)" -m pytest --cov --cov-branch --cov-report=term-missing:skip-covered $(ARGS)
+
+check: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## format, lint, types, import rules, spelling; changes nothing
+	"$(VENV)/bin/ruff" format --check
+	"$(VENV)/bin/ruff" check
+	"$(PYTHON)" -m mypy
+	"$(VENV)/bin/lint-imports"
+	"$(VENV)/bin/codespell"
+
+format: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## rewrite the code as check wants it
+	"$(VENV)/bin/ruff" format
+	"$(VENV)/bin/ruff" check --fix
+
+train: $(VENV)/.train.stamp $(VENV)/.project.stamp ## train the bundle that ships, into $TRAIN_OUT (about 3 minutes on two cores)
+	"$(VENV)/bin/pnag" train --space ofa-mobilenetv3-w1.0 --records "$(PNAG_DATA)/ofa_mbv3_w1.0_r224_imagenet.csv" \
+		--latency-table "$(LATENCY_TABLE)" --out "$(TRAIN_OUT)"
+
+bench: $(VENV)/.train.stamp $(VENV)/.project.stamp ## compare the generator with search
+	"$(VENV)/bin/pnag" bench generator $(ARGS)
+
+# ---- set-up ----------------------------------------------------------------------------------------------------------
+
+# pyvenv.cfg, not bin/python: that one is a link to a file older than everything here.
+$(VENV)/pyvenv.cfg:
+	@"$(PY)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "$(PY) is not Python 3.11 or newer; name one: make PY=python3.12 ..." >&2; exit 1; }
+	$(CREATE_VENV)
+
+$(VENV)/.project.stamp: pyproject.toml | $(VENV)/pyvenv.cfg
+	@echo "Installing pnag itself, editable"
+	@$(INSTALL) --no-deps --editable .
+	@touch "$@"
+
+$(VENV)/.serve.stamp: requirements/serve.txt | $(VENV)/pyvenv.cfg
+	@echo "Installing what serving needs"
+	@$(INSTALL_LIST) requirements/serve.txt
+	@touch "$@"
+
+$(VENV)/.train.stamp: requirements/train.txt requirements/torch.txt | $(VENV)/pyvenv.cfg
+	@echo "Installing what training needs, torch included"
+	@$(INSTALL_LIST) requirements/train.txt
+	@$(INSTALL_TORCH)
+	@touch "$@"
+
+$(VENV)/.dev.stamp: requirements/dev.txt requirements/torch.txt | $(VENV)/pyvenv.cfg
+	@echo "Installing what training, tests and checks need, torch included: a few minutes"
+	@$(INSTALL_LIST) requirements/dev.txt
+	@$(INSTALL_TORCH)
+	@touch "$@"
+
+# ---- upkeep ----------------------------------------------------------------------------------------------------------
+
+# --universal: one list for every platform. No index, no links, no CUDA: the lists must say nothing of where they were made.
+COMPILE = $(or $(UV),"$(VENV)/bin/uv") pip compile --quiet --universal --python-version 3.11 --no-header --generate-hashes \
+	--no-emit-package torch $(LOCK_FLAGS) pyproject.toml
+
+lock: $(if $(UV),,$(VENV)/bin/uv) ## write requirements/*.txt again from pyproject.toml (LOCK_FLAGS=--upgrade for newer ones)
+	$(COMPILE) --output-file requirements/serve.txt
+	$(COMPILE) --extra train --constraint requirements/serve.txt --constraint requirements/torch.txt \
+		--output-file requirements/train.txt
+	$(COMPILE) --extra train --extra dev --constraint requirements/train.txt --constraint requirements/torch.txt \
+		--output-file requirements/dev.txt
+	@! grep -niE '^(nvidia|cuda|triton)|://|^-' requirements/serve.txt requirements/train.txt requirements/dev.txt
+
+$(VENV)/bin/uv: | $(VENV)/pyvenv.cfg
+	$(INSTALL) uv==0.13.9
+
+clean: ## remove what builds, tests and checks leave behind, but not $VENV
+	rm -rf build dist *.egg-info htmlcov .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path "./.venv/*" -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
+
+distclean: clean ## remove the environment too
+	rm -rf "$(VENV)"
