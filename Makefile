@@ -60,7 +60,7 @@ check: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## format, lint, types, import 
 	"$(VENV)/bin/ruff" format --check
 	"$(VENV)/bin/ruff" check
 	"$(PYTHON)" -m mypy
-	"$(VENV)/bin/lint-imports"
+	"$(VENV)/bin/lint-imports" --no-logo
 	"$(VENV)/bin/codespell"
 
 format: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## rewrite the code as check wants it
