@@ -1,4 +1,4 @@
-"""Writing a file so that a reader sees the old one or the new one whole, never a half; reading JSON with a clear error."""
+"""Files a reader sees whole or not at all, and JSON that is refused with a clear error."""
 
 import json
 import math
@@ -36,7 +36,7 @@ def read_json_object(data: bytes, name: str, error: type[PnagError]) -> dict[str
     """Parse a JSON object from a file's content.
 
     Raises:
-        error: if it is not valid UTF-8 JSON, not an object, or holds NaN or infinity; `name` is the file in the message.
+        error: if it is not valid UTF-8 JSON, not an object, or holds NaN or infinity; the message names the file.
     """
 
     def refuse_constant(text: str) -> float:

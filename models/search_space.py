@@ -91,7 +91,7 @@ class SearchSpace(ABC):
         return {"choices": {d.name: v for d, v in zip(self.decisions, values, strict=True) if v is not None}}
 
     def depth_features(self, tokens_BD: Tokens) -> NDArray[np.float64]:
-        """How deep each part of a network is, shape [B, parts]; the evaluator's coarse view. Default: active decisions."""
+        """How deep each part is, shape [B, parts]: the evaluator's coarse view. Default: active decisions."""
         depth_B1: NDArray[np.float64] = np.sum(tokens_BD != INACTIVE, axis=1, keepdims=True).astype(np.float64)
         return depth_B1
 
@@ -218,7 +218,7 @@ class SearchSpace(ABC):
         return list(found.values())
 
     def assignments(self, names: Sequence[str]) -> Tokens:
-        """Every combination of tokens the named decisions can take together, inactive ones as -1, shape [N, len(names)].
+        """Every combination of tokens the named decisions take together, inactive as -1, shape [N, len(names)].
 
         Combinations that no architecture has are left out, as far as the decisions' activity ancestors tell.
         """

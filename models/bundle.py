@@ -1,0 +1,157 @@
+"""A bundle: the folder that `pnag train` writes and the service loads, whole or not at all.
+
+manifest.json        what it is, and the sha256 of every other file
+generator.onnx       limits_BK, noise_BSDC -> tokens_BSD        (models/runtime.py)
+evaluator.onnx       features_NF -> accuracy_N
+latency_table.json   ms per layer on the device it answers for
+pareto_front.json    the front found in training, and the known architectures behind it
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from models.errors import BundleError, PnagError
+from models.files import is_number, read_json_object, to_json, write_atomic
+from models.latency_table import LatencyTable
+from models.search_space import SearchSpace
+from models.spaces.registry import space_from_dict
+
+FORMAT_VERSION = 1
+MANIFEST, GENERATOR, EVALUATOR = "manifest.json", "generator.onnx", "evaluator.onnx"
+LATENCY_TABLE, PARETO_FRONT = "latency_table.json", "pareto_front.json"
+FILES = (GENERATOR, EVALUATOR, LATENCY_TABLE, PARETO_FRONT)
+
+
+@dataclass(frozen=True)
+class FrontPoint:
+    """One network of the front found in training; `latency_ms` is the plain prediction, `accuracy` a fraction."""
+
+    encoding: str
+    latency_ms: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle in memory. Build with `Bundle.load`."""
+
+    manifest: Mapping[str, Any]
+    contents: Mapping[str, bytes]
+    space: SearchSpace
+    latency_table: LatencyTable
+    front: tuple[FrontPoint, ...]
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest["name"])
+
+    @property
+    def version(self) -> str:
+        return str(self.manifest["version"])
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the manifest, which holds every other file's: two bundles answer alike iff it is equal."""
+        return hashlib.sha256(self.contents[MANIFEST]).hexdigest()
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """(coverage, half width of -log(1 - accuracy)) of the evaluator's accuracy interval, None if uncalibrated."""
+        raw = self.manifest["accuracy"].get("interval")
+        return (float(raw["coverage"]), float(raw["half_width"])) if raw else None
+
+    @classmethod
+    def load(cls, folder: Path) -> "Bundle":
+        """Read and verify a bundle.
+
+        Raises:
+            BundleError: naming the file that is missing, altered, or from a newer version.
+        """
+        if not folder.is_dir():
+            raise BundleError(f"{folder}: no such bundle folder; `pnag train` writes one")
+        contents = {MANIFEST: _read(folder, MANIFEST)}
+        manifest = read_json_object(contents[MANIFEST], f"{folder.name}/{MANIFEST}", BundleError)
+        _check_manifest(manifest, folder.name)
+        for name in manifest["files"]:
+            if Path(name).name != name or name == MANIFEST:
+                raise BundleError(f"{folder.name}/{MANIFEST}: file name {name!r} must be a plain name in the folder")
+            contents[name] = _read(folder, name)
+            _check_content(contents[name], manifest["files"][name], f"{folder.name}/{name}")
+        try:
+            space = space_from_dict(manifest["search_space"])
+            table = LatencyTable.parse(contents[LATENCY_TABLE], f"{folder.name}/{LATENCY_TABLE}")
+            table.cost(space)  # every layer is there
+        except BundleError:
+            raise
+        except PnagError as exc:
+            raise BundleError(f"{folder.name}: {exc}") from exc
+        front = _parse_front(contents[PARETO_FRONT], space, f"{folder.name}/{PARETO_FRONT}")
+        return cls(manifest, contents, space, table, front)
+
+
+def write_bundle(folder: Path, manifest: Mapping[str, Any], contents: Mapping[str, bytes]) -> Bundle:
+    """Write a bundle so that a reader never sees half of one, then load it back.
+
+    `manifest` comes without `format_version` and `files`, which are filled in here. Files are renamed into place one by
+    one with the manifest last: a reader in between finds hashes that do not match, and refuses.
+    """
+    files = {n: {"sha256": hashlib.sha256(c).hexdigest(), "size_bytes": len(c)} for n, c in sorted(contents.items())}
+    for name, content in contents.items():
+        write_atomic(folder / name, content)
+    write_atomic(folder / MANIFEST, to_json({"format_version": FORMAT_VERSION, **manifest, "files": files}))
+    return Bundle.load(folder)
+
+
+def _read(folder: Path, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except OSError as exc:
+        raise BundleError(
+            f"{folder.name}/{name}: cannot be read ({exc.strerror}); copy the whole bundle folder again"
+        ) from None
+
+
+def _check_manifest(manifest: Mapping[str, Any], folder: str) -> None:
+    where = f"{folder}/{MANIFEST}"
+    version = manifest.get("format_version")
+    if version != FORMAT_VERSION:
+        hint = "upgrade pnag" if is_number(version) and version > FORMAT_VERSION else "train the bundle again"
+        raise BundleError(f"{where}: format_version is {version!r}; this pnag reads {FORMAT_VERSION}: {hint}")
+    shapes = {"name": str, "version": str, "search_space": dict, "accuracy": dict, "generator": dict, "files": dict}
+    for field, kind in shapes.items():
+        if not isinstance(manifest.get(field), kind):
+            raise BundleError(f"{where}: {field} is {manifest.get(field)!r:.80}; expected a JSON {kind.__name__}")
+    missing = [name for name in FILES if name not in manifest["files"]]
+    if missing:
+        raise BundleError(f"{where}: files does not list {missing}; train the bundle again")
+
+
+def _check_content(content: bytes, entry: Any, where: str) -> None:
+    expected = entry.get("sha256") if isinstance(entry, dict) else None
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != expected:
+        raise BundleError(
+            f"{where}: sha256 is {actual[:12]}…, the manifest says {str(expected)[:12]}…: the file was altered or half "
+            "copied; copy the whole bundle folder again"
+        )
+
+
+def _parse_front(data: bytes, space: SearchSpace, where: str) -> tuple[FrontPoint, ...]:
+    raw = read_json_object(data, where, BundleError).get("points")
+    if not isinstance(raw, list) or not raw:
+        raise BundleError(f"{where}: points must be a non-empty list")
+    points: list[FrontPoint] = []
+    for number, entry in enumerate(raw, start=1):
+        try:
+            point = FrontPoint(str(entry["encoding"]), float(entry["latency_ms"]), float(entry["accuracy"]))
+            space.decode(point.encoding)
+        except (KeyError, TypeError, ValueError) as exc:
+            raise BundleError(f"{where}: point {number} is not usable ({exc})") from None
+        if points and not (point.latency_ms > points[-1].latency_ms and point.accuracy > points[-1].accuracy):
+            raise BundleError(f"{where}: point {number} does not rise above the one before it in both columns")
+        points.append(point)
+    return tuple(points)

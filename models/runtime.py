@@ -1,0 +1,407 @@
+"""Answers budgets with a bundle in ONNX Runtime: sample candidates, check each exactly, keep the best that fits.
+
+Axis letters: B = budgets in a run, S = candidates per budget, D = decisions, C = options of the widest decision,
+K = costs (latency_ms, macs, params, in this order), N = architectures. Knows nothing of HTTP, and never imports torch.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from models.bundle import EVALUATOR, GENERATOR, Bundle
+from models.costs import macs_cost, params_cost, peak_activations_cost
+from models.errors import BudgetError, BundleError, InfeasibleBudgetError
+from models.features import ArchitectureFeatures
+from models.search_space import Architecture, Tokens
+
+Floats = NDArray[np.float64]
+
+COSTS = ("latency_ms", "macs", "params")
+NO_LIMIT = np.float32(3e38)
+DEFAULT_NUM_CANDIDATES = 32
+BYTES_PER_NUMBER = {"fp32": 4, "fp16": 2, "int8": 1}
+
+# A limited request also samples at these fractions of the feasible range below its budget: with a limit that binds, the
+# best network is often one that a smaller budget would have got.
+_LOWER_BUDGETS = (0.85, 0.7, 0.55, 0.4, 0.25, 0.1)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a network must not exceed beside the latency budget; None = no limit."""
+
+    macs_m: float | None = None
+    """Millions of multiply-accumulates."""
+    params_m: float | None = None
+    """Millions of parameters."""
+    size_mb: float | None = None
+    """Megabytes (1e6 bytes) of weights at the table's precision."""
+    peak_memory_mb: float | None = None
+    """Megabytes of activations alive at the worst moment, batch 1, at the table's precision."""
+
+    def __post_init__(self) -> None:
+        for name, value in self.items():
+            _check_positive(name, value)
+
+    def items(self) -> list[tuple[str, float]]:
+        """The limits that are set."""
+        return [(name, value) for name, value in vars(self).items() if value is not None]
+
+
+@dataclass(frozen=True)
+class Query:
+    """One question.
+
+    Attributes:
+        budget_ms: rounded down to 3 decimals, and answered for that.
+        coverage: with which probability the answer keeps the budget when measured; None = the bundle's default.
+        num_alternatives: further networks that fit, the next most accurate first.
+    """
+
+    budget_ms: float
+    limits: Limits = field(default_factory=Limits)
+    coverage: float | None = None
+    num_alternatives: int = 0
+
+    def __post_init__(self) -> None:
+        _check_positive("budget_ms", self.budget_ms)
+        rounded = math.floor(min(self.budget_ms, 1e12) * 1000 + 1e-6) / 1000
+        if rounded <= 0:
+            raise BudgetError(f"budget_ms is {self.budget_ms!r}; the smallest budget told apart is 0.001 ms")
+        object.__setattr__(self, "budget_ms", rounded)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the bundle expects of one network. Accuracies are fractions; latencies ms on the bundle's device."""
+
+    accuracy: float
+    accuracy_interval: tuple[float, float] | None
+    interval_coverage: float | None
+    latency_ms: float
+    latency_upper_ms: float
+    latency_coverage: float
+    macs: int
+    params: int
+    size_bytes: int
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One network with its prediction."""
+
+    architecture: Architecture
+    predicted: Prediction
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The best network found within a query's limits.
+
+    Attributes:
+        budget_ms: the budget answered for.
+        source: "front" if the answer is a network of the bundle's front, "generator" if no front network is as good.
+        binding: the limit that is nearest to being reached: "latency", "macs", "params", "size", "peak_memory", or
+            "none" if the answer is the most accurate network of the whole front.
+    """
+
+    budget_ms: float
+    best: Candidate
+    binding: str
+    source: str
+    alternatives: tuple[Candidate, ...] = ()
+
+
+class OnnxGenerator:
+    """A loaded bundle that answers. Safe to call from several threads; answers depend on the query alone.
+
+    Raises:
+        BundleError: if an ONNX file does not load or has other shapes than the search space asks for.
+    """
+
+    def __init__(self, bundle: Bundle, *, num_candidates: int = DEFAULT_NUM_CANDIDATES, threads: int = 1) -> None:
+        self.bundle = bundle
+        self.num_candidates = num_candidates
+        self._space = space = bundle.space
+        self._seed = int(bundle.manifest["generator"].get("seed", 0))
+        self._generator = _session(bundle, GENERATOR, threads)
+        self._evaluator = _session(bundle, EVALUATOR, threads)
+        self._width = int(space.num_options_D.max())
+        self._check_shapes()
+        self._features = ArchitectureFeatures(space)
+        self._latency = bundle.latency_table.predictor(space)
+        self._macs, self._params = macs_cost(space), params_cost(space)
+        self._peak_activations = peak_activations_cost(space)
+        precision = bundle.latency_table.device.precision or "fp32"
+        self._bytes = BYTES_PER_NUMBER.get(precision, 4)
+        self._front_FD = np.stack([space.decode(point.encoding) for point in bundle.front])
+        self._front = self._evaluate(self._front_FD)
+        self.range_ms = (float(self._front.latency_ms.min()), float(self._front.latency_ms.max()))
+
+    # -- questions ---------------------------------------------------------------------------------------------------
+
+    def generate(self, query: Query) -> Answer:
+        """The most accurate network that fits.
+
+        Raises:
+            InfeasibleBudgetError: with the smallest budget that has an answer, and the network that reaches it.
+            BudgetError: if the table cannot promise the asked coverage.
+        """
+        result = self.generate_many([query])[0]
+        if isinstance(result, BudgetError):
+            raise result
+        return result
+
+    def generate_many(self, queries: Sequence[Query]) -> list[Answer | BudgetError]:
+        """`generate` for several queries in one run of the generator; a query that fails leaves the others alone."""
+        results: list[Answer | BudgetError | None] = [None] * len(queries)
+        plain_ms: dict[int, float] = {}  # the budget on the plain prediction that keeps the bound
+        rows: list[tuple[int, float]] = []  # (query, plain budget) of each run of S candidates
+        lowest = self.range_ms[0]
+        for number, query in enumerate(queries):
+            try:
+                budget = query.budget_ms / self.bundle.latency_table.bound_factor(self._coverage(query))
+                if budget < lowest:
+                    raise self._infeasible(query)
+            except BudgetError as exc:
+                results[number] = exc
+                continue
+            plain_ms[number] = budget
+            rows.append((number, budget))
+            if query.limits.items():
+                top = min(budget, self.range_ms[1])
+                rows += [(number, lowest + (top - lowest) * fraction) for fraction in _LOWER_BUDGETS]
+        samples_ND = self._space.canonical(self._sample(queries, rows).reshape(-1, len(self._space.decisions)))
+        # One evaluator run for all queries and the front.
+        pool_ND, places = np.unique(np.concatenate([self._front_FD, samples_ND]), axis=0, return_inverse=True)
+        pool = self._evaluate(pool_ND)
+        places_front, places_BS = places[: len(self._front_FD)], places[len(self._front_FD) :].reshape(len(rows), -1)
+        owners = np.array([number for number, _ in rows], dtype=np.int64)
+        for number, budget in plain_ms.items():
+            try:
+                results[number] = self._select(
+                    queries[number], budget, pool_ND, pool, places_front, places_BS[owners == number].ravel()
+                )
+            except BudgetError as exc:
+                results[number] = exc
+        assert all(result is not None for result in results)
+        return results  # type: ignore[return-value]
+
+    def predict(self, encodings: Sequence[str], coverage: float | None = None) -> list[Candidate]:
+        """Predictions for architectures of the bundle's space.
+
+        Raises:
+            EncodingError: naming the bad place of the first encoding that is not an architecture.
+        """
+        tokens_ND = np.stack([self._space.decode(encoding) for encoding in encodings])
+        return self._candidates(tokens_ND, self._evaluate(tokens_ND), coverage)
+
+    def pareto_front(
+        self, *, min_ms: float = 0.0, max_ms: float = math.inf, points: int | None = None, coverage: float | None = None
+    ) -> list[Candidate]:
+        """The front's networks whose upper latency is within [min_ms, max_ms], thinned evenly to `points`."""
+        upper_F = self._front.latency_ms * self._factor(coverage)
+        chosen = np.flatnonzero((upper_F >= min_ms) & (upper_F <= max_ms))
+        if points is not None and points < len(chosen):
+            chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, points).round().astype(np.int64))]
+        return self._candidates(self._front_FD[chosen], self._front.take(chosen), coverage)
+
+    def smallest_feasible_ms(self, coverage: float | None = None) -> float:
+        """The smallest budget with an answer, rounded up to the 3 decimals that budgets are told apart by."""
+        return math.ceil(self.range_ms[0] * self._factor(coverage) * 1000 - 1e-6) / 1000
+
+    # -- the steps ---------------------------------------------------------------------------------------------------
+
+    def _sample(self, queries: Sequence[Query], rows: Sequence[tuple[int, float]]) -> Tokens:
+        """Candidates for each row, shape [rows, S, D]; the first of each row is the greedy one."""
+        shape = (self.num_candidates, len(self._space.decisions), self._width)
+        if not rows:
+            return np.zeros((0, *shape[:2]), dtype=np.int64)
+        limits_BK = np.array([[budget, *self._cost_limits(queries[n].limits)] for n, budget in rows], dtype=np.float32)
+        noise_BSDC = np.stack([self._noise(budget, shape) for _, budget in rows])
+        tokens_BSD: Tokens = self._generator.run(None, {"limits": limits_BK, "noise": noise_BSDC})[0]
+        return tokens_BSD
+
+    def _noise(self, budget_ms: float, shape: tuple[int, int, int]) -> NDArray[np.float32]:
+        """Gumbel noise that depends on the bundle's seed and the budget alone; none for the first candidate."""
+        rng = np.random.default_rng([self._seed, round(budget_ms * 1e6)])
+        noise: NDArray[np.float32] = -np.log(
+            -np.log(rng.random(shape, dtype=np.float32) * np.float32(1 - 2e-7) + np.float32(1e-7))
+        )
+        noise[0] = 0.0
+        return noise
+
+    def _select(
+        self,
+        query: Query,
+        budget: float,
+        pool_ND: Tokens,
+        pool: "_Values",
+        places_front: NDArray[np.int64],
+        places_samples: NDArray[np.int64],
+    ) -> Answer:
+        """Check this query's samples and the whole front exactly, and keep the best that fits."""
+        places = np.unique(np.concatenate([places_front, places_samples]))
+        values = pool.take(places)
+        fits_N = values.latency_ms <= budget
+        for name, value in query.limits.items():
+            fits_N &= self._limited(values, name) <= value
+        if not fits_N.any():
+            raise self._infeasible(query)
+        order = np.lexsort((values.latency_ms, -values.accuracy))
+        order = order[fits_N[order]][: 1 + query.num_alternatives]
+        best = self._candidates(pool_ND[places[order]], values.take(order), query.coverage)
+        source = "front" if places[order[0]] in places_front else "generator"
+        return Answer(query.budget_ms, best[0], self._binding(query, best[0].predicted), source, tuple(best[1:]))
+
+    def _binding(self, query: Query, predicted: Prediction) -> str:
+        """The limit whose use is closest to 1; "none" when even the largest of the front leaves room everywhere."""
+        use = {"latency": predicted.latency_upper_ms / query.budget_ms}
+        if predicted.latency_ms >= self.range_ms[1]:
+            use["latency"] = 0.0
+        amounts = {
+            "macs_m": predicted.macs / 1e6,
+            "params_m": predicted.params / 1e6,
+            "size_mb": predicted.size_bytes / 1e6,
+            "peak_memory_mb": predicted.peak_memory_bytes / 1e6,
+        }
+        for name, value in query.limits.items():
+            use[name.rsplit("_", 1)[0]] = amounts[name] / value
+        name = max(use, key=use.__getitem__)
+        return name if use[name] > 0 else "none"
+
+    def _infeasible(self, query: Query) -> InfeasibleBudgetError:
+        cheapest = self.bundle.front[0].encoding
+        values = self._evaluate(self._front_FD[:1])
+        for name, value in query.limits.items():
+            amount = float(self._limited(values, name)[0])
+            if amount > value:
+                return InfeasibleBudgetError(
+                    f"limits.{name} is {value:g}, and the fastest network of {self.bundle.name} needs {amount:.4g}; "
+                    "raise that limit",
+                    encoding=cheapest,
+                )
+        smallest = self.smallest_feasible_ms(query.coverage)
+        return InfeasibleBudgetError(
+            f"budget_ms is {query.budget_ms:g}, and the fastest network of {self.bundle.name} needs {smallest:g} at "
+            f"coverage {self._coverage(query):g}; ask for at least that",
+            smallest_feasible_ms=smallest,
+            encoding=cheapest,
+        )
+
+    def _evaluate(self, tokens_ND: Tokens) -> "_Values":
+        (accuracy_N,) = self._evaluator.run(None, {"features": self._features(tokens_ND)})
+        return _Values(
+            accuracy=accuracy_N.astype(np.float64),
+            latency_ms=self._latency(tokens_ND),
+            macs=self._macs(tokens_ND),
+            params=self._params(tokens_ND),
+            peak_activations=self._peak_activations(tokens_ND),
+        )
+
+    def _limited(self, values: "_Values", name: str) -> Floats:
+        """The amount that a limit is compared with, in the limit's unit, shape [N]."""
+        if name == "macs_m":
+            return values.macs / 1e6
+        if name == "params_m":
+            return values.params / 1e6
+        if name == "size_mb":
+            return values.params * self._bytes / 1e6
+        assert name == "peak_memory_mb"
+        return values.peak_activations * self._bytes / 1e6
+
+    def _cost_limits(self, limits: Limits) -> tuple[float, float]:
+        """The limits that the slack mask can hold: MACs and parameters."""
+        macs = NO_LIMIT if limits.macs_m is None else limits.macs_m * 1e6
+        params = min(
+            NO_LIMIT if limits.params_m is None else limits.params_m * 1e6,
+            NO_LIMIT if limits.size_mb is None else limits.size_mb * 1e6 / self._bytes,
+        )
+        return float(min(macs, NO_LIMIT)), float(min(params, NO_LIMIT))
+
+    def _candidates(self, tokens_ND: Tokens, values: "_Values", coverage: float | None) -> list[Candidate]:
+        coverage = self.bundle.latency_table.default_coverage if coverage is None else coverage
+        factor = self.bundle.latency_table.bound_factor(coverage)
+        interval = self.bundle.interval
+        candidates = []
+        for i, tokens_D in enumerate(tokens_ND):
+            accuracy = float(values.accuracy[i])
+            candidates.append(
+                Candidate(
+                    Architecture(self._space.name, self._space.encode(tokens_D)),
+                    Prediction(
+                        accuracy=accuracy,
+                        accuracy_interval=_accuracy_interval(accuracy, interval[1]) if interval else None,
+                        interval_coverage=interval[0] if interval else None,
+                        latency_ms=float(values.latency_ms[i]),
+                        latency_upper_ms=float(values.latency_ms[i]) * factor,
+                        latency_coverage=coverage,
+                        macs=int(values.macs[i]),
+                        params=int(values.params[i]),
+                        size_bytes=int(values.params[i]) * self._bytes,
+                        peak_memory_bytes=int(values.peak_activations[i]) * self._bytes,
+                    ),
+                )
+            )
+        return candidates
+
+    def _coverage(self, query: Query) -> float:
+        return self.bundle.latency_table.default_coverage if query.coverage is None else query.coverage
+
+    def _factor(self, coverage: float | None) -> float:
+        table = self.bundle.latency_table
+        return table.bound_factor(table.default_coverage if coverage is None else coverage)
+
+    def _check_shapes(self) -> None:
+        shapes = {i.name: i.shape for i in self._generator.get_inputs()}
+        wanted = {"limits": [len(COSTS)], "noise": [len(self._space.decisions), self._width]}
+        for name, tail in wanted.items():
+            if shapes.get(name, [])[-len(tail) :] != tail:
+                raise BundleError(
+                    f"{self.bundle.name}/{GENERATOR}: input {name} has shape {shapes.get(name)}; "
+                    f"the search space asks for it to end in {tail}"
+                )
+
+
+@dataclass(frozen=True)
+class _Values:
+    """Columns over N architectures."""
+
+    accuracy: Floats
+    latency_ms: Floats
+    macs: Floats
+    params: Floats
+    peak_activations: Floats
+
+    def take(self, indices: NDArray[np.int64]) -> "_Values":
+        return _Values(**{name: column[indices] for name, column in vars(self).items()})
+
+
+def _session(bundle: Bundle, name: str, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads  # two threads are slower at these sizes
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(bundle.contents[name], options, providers=["CPUExecutionProvider"])
+    except Exception as exc:  # onnxruntime raises its own unrelated classes
+        raise BundleError(f"{bundle.name}/{name}: ONNX Runtime cannot load it ({exc})") from exc
+
+
+def _accuracy_interval(accuracy: float, half_width: float) -> tuple[float, float]:
+    """The evaluator's error is even in log(1 - accuracy): the interval is wider where accuracy is low."""
+    gap = 1.0 - accuracy
+    return max(0.0, 1.0 - gap * math.exp(half_width)), 1.0 - gap * math.exp(-half_width)
+
+
+def _check_positive(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value <= 0:
+        raise BudgetError(f"{name} is {value!r}; it must be a number above 0")
+    if math.isinf(value):
+        raise BudgetError(f"{name} is infinite; it must be a finite number above 0")
