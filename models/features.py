@@ -33,9 +33,8 @@ class ArchitectureFeatures:
         """Features of each architecture, shape [B, F], float64."""
         tokens = tokens_BD[:, self._informative]
         one_hot = np.zeros((len(tokens), self._num_one_hot + 1))
-        columns = np.where(
-            tokens >= 0, self._starts + tokens, self._num_one_hot
-        )  # inactive ones go to the spare column
+        # Inactive decisions write to a spare last column.
+        columns = np.where(tokens >= 0, self._starts + tokens, self._num_one_hot)
         np.put_along_axis(one_hot, columns, 1.0, axis=1)
         depths = self._space.depth_features(tokens_BD)
         macs, params = self._macs(tokens_BD)[:, np.newaxis], self._params(tokens_BD)[:, np.newaxis]

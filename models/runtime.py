@@ -106,7 +106,7 @@ class Answer:
 
     Attributes:
         budget_ms: the budget answered for.
-        source: "front" if the answer is a network of the bundle's front, "generator" if no front network is as good.
+        source: "generator" if a sample is the answer, "front" if only the bundle's front holds a network as good.
         binding: the limit that is nearest to being reached: "latency", "macs", "params", "size", "peak_memory", or
             "none" if the answer is the most accurate network of the whole front.
     """
@@ -257,7 +257,7 @@ class OnnxGenerator:
         order = np.lexsort((values.latency_ms, -values.accuracy))
         order = order[fits_N[order]][: 1 + query.num_alternatives]
         best = self._candidates(pool_ND[places[order]], values.take(order), query.coverage)
-        source = "front" if places[order[0]] in places_front else "generator"
+        source = "generator" if places[order[0]] in places_samples else "front"
         return Answer(query.budget_ms, best[0], self._binding(query, best[0].predicted), source, tuple(best[1:]))
 
     def _binding(self, query: Query, predicted: Prediction) -> str:

@@ -1,8 +1,8 @@
 """What each next option commits a half-made architecture to: the slack mask that keeps raw samples within budget.
 
 While an architecture is built decision by decision, the *floor* is the cost of its cheapest completion. Choosing an
-option raises the floor by a known step; an option whose step no longer fits the budget is masked. The steps stand in one
-flat table that numpy, torch and an ONNX graph index alike:
+option raises the floor by a known step; an option whose step no longer fits the budget is masked. The steps stand in
+one flat table that numpy, torch and an ONNX graph index alike:
 
     row   = offset_t + radix-number of the earlier tokens that matter (+1, so that inactive is 0)
     step  = flat[row * width_t + option]
