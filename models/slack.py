@@ -29,6 +29,8 @@ class SlackTable:
     Attributes:
         base_K: floor of the empty architecture.
         steps_RK: floor step per table entry; inf where the option does not exist there.
+        inactive_R: whether the entry's context makes its decision inactive; then the first option, at no cost, is the
+            only way to go.
         offset_D: first entry of each decision.
         stride_DD: stride_DD[t] @ (tokens + 1) is the context's distance from offset_D[t], in entries.
         width_D: options per decision.
@@ -36,6 +38,7 @@ class SlackTable:
 
     base_K: NDArray[np.float32]
     steps_RK: NDArray[np.float32]
+    inactive_R: NDArray[np.bool_]
     offset_D: NDArray[np.int64]
     stride_DD: NDArray[np.int64]
     width_D: NDArray[np.int64]
@@ -54,6 +57,7 @@ class SlackTable:
         )
         offset_D, stride_DD = np.zeros(count, dtype=np.int64), np.zeros((count, count), dtype=np.int64)
         blocks: list[NDArray[np.float64]] = []
+        inactive_blocks: list[NDArray[np.bool_]] = []
         offset = 0
         for t, decision in enumerate(space.decisions):
             width = len(decision.options)
@@ -69,11 +73,12 @@ class SlackTable:
                 stride_DD[t, i] = stride
                 stride *= radix
             block = np.full((stride // width, width, len(costs)), np.inf)
+            inactive = np.zeros((stride // width, width), dtype=np.bool_)
             for tokens in space.assignments([space.decisions[i].name for i in context]):
                 known = dict(zip(context, (int(token) for token in tokens), strict=True))
                 row = sum((known[i] + 1) * int(stride_DD[t, i]) for i in context) // width
                 if not space.is_active(t, known):
-                    block[row, 0] = 0.0
+                    block[row, 0], inactive[row] = 0.0, True
                     continue
                 block[row] = 0.0
                 for k, g in touched:
@@ -81,11 +86,13 @@ class SlackTable:
                     for option in range(width):
                         block[row, option, k] += g.floor((*(known[i] for i in g.closure if i < t), option)) - before
             blocks.append(block.reshape(-1, len(costs)))
+            inactive_blocks.append(inactive.ravel())
             offset_D[t] = offset
             offset += len(blocks[-1])
         return cls(
             base_K.astype(np.float32),
             np.concatenate(blocks).astype(np.float32),
+            np.concatenate(inactive_blocks),
             offset_D,
             stride_DD,
             space.num_options_D.copy(),

@@ -1,0 +1,173 @@
+"""The evaluator's accuracy models: features of an architecture to its top-1 accuracy, and their ONNX twins.
+
+Both predict y = -log(1 - accuracy): an error of .1 points matters more at 99 % than at 60 %, and y is close to normal.
+What is fitted lives in `trainer/train_evaluator.py`; here are the formulas, in numpy and as ONNX graphs that the
+service runs. Axis letters: N = architectures asked, M = architectures trained on, F = features.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from models.onnx_graph import GraphBuilder, model_bytes
+
+Floats = NDArray[np.float64]
+
+
+class AccuracyModel(Protocol):
+    """Predicts top-1 accuracy as a fraction from features, and exports itself."""
+
+    def __call__(self, features_NF: Floats) -> Floats:
+        """Accuracy of each architecture, shape [N], in [0, 1]."""
+
+    def to_onnx(self) -> bytes:
+        """A model `features_NF (double) -> accuracy_N (double)` that computes the same."""
+
+
+@dataclass(frozen=True)
+class GaussianProcess:
+    """Posterior mean of a Gaussian process with an ARD RBF plus an ARD linear kernel, in double precision.
+
+        k(x, z) = s * exp(-|(x - z) / l|^2 / 2) + (w x) . z        y(x) = m + scale * k(x, X) a
+
+    Attributes:
+        inputs_MF: training features.
+        shift_F, spread_F: features are (x - shift) / spread before the kernel sees them.
+        lengthscale_F, linear_F, outputscale: l, w, s.
+        weights_M: a = (K + noise I)^-1 y.
+        mean, scale: of y before standardising.
+    """
+
+    inputs_MF: Floats
+    shift_F: Floats
+    spread_F: Floats
+    lengthscale_F: Floats
+    linear_F: Floats
+    outputscale: float
+    constant: float
+    weights_M: Floats
+    mean: float
+    scale: float
+
+    def __call__(self, features_NF: Floats) -> Floats:
+        x_NF, z_MF = self._scaled(features_NF), self._scaled(self.inputs_MF)
+        squared_NM = np.sum(x_NF**2, axis=1, keepdims=True) + np.sum(z_MF**2, axis=1) - 2 * x_NF @ z_MF.T
+        rbf_N = self.outputscale * np.exp(-0.5 * np.maximum(squared_NM, 0)) @ self.weights_M
+        linear_N = (features_NF - self.shift_F) / self.spread_F @ self._linear_weights()
+        return _accuracy(self.mean + self.scale * (self.constant + rbf_N + linear_N))
+
+    def to_onnx(self) -> bytes:
+        graph = GraphBuilder()
+        z_MF = self._scaled(self.inputs_MF)
+        x = graph.node("Sub", "features", graph.constant(self.shift_F))
+        standardised = graph.node("Div", x, graph.constant(self.spread_F))
+        scaled = graph.node("Div", standardised, graph.constant(self.lengthscale_F))
+        cross = graph.node("MatMul", scaled, graph.node("Transpose", self._scaled_inputs(graph), perm=[1, 0]))
+        norm = graph.node("ReduceSum", graph.node("Mul", scaled, scaled), graph.constant(np.array([1])), keepdims=1)
+        squared = graph.node("Sub", norm, graph.node("Mul", cross, graph.constant(np.array(2.0))))
+        squared = graph.node("Add", squared, graph.constant(np.sum(z_MF**2, axis=1)))
+        squared = graph.node("Max", squared, graph.constant(np.array(0.0)))
+        kernel = graph.node("Exp", graph.node("Mul", squared, graph.constant(np.array(-0.5))))
+        rbf = graph.node("MatMul", kernel, graph.constant(self.scale * self.outputscale * self.weights_M))
+        linear = graph.node("MatMul", standardised, graph.constant(self.scale * self._linear_weights()))
+        y = graph.node("Add", rbf, linear)
+        y = graph.node("Add", y, graph.constant(np.array(self.mean + self.scale * self.constant)))
+        return _finish(graph, y, len(self.shift_F))
+
+    def _scaled(self, features: Floats) -> Floats:
+        return (features - self.shift_F) / self.spread_F / self.lengthscale_F
+
+    def _linear_weights(self) -> Floats:
+        standardised_MF = (self.inputs_MF - self.shift_F) / self.spread_F
+        weights: Floats = self.linear_F * (standardised_MF.T @ self.weights_M)
+        return weights
+
+    def _scaled_inputs(self, graph: GraphBuilder) -> str:
+        """The training inputs, stored small: whole numbers that fit as int8, the rest as doubles.
+
+        ONNX Runtime folds the arithmetic on them once, at load.
+        """
+        whole = np.all((self.inputs_MF == np.round(self.inputs_MF)) & (np.abs(self.inputs_MF) < 128), axis=0)
+        first_real = len(whole) if whole.all() else int(np.argmin(whole))
+        small = graph.node(
+            "Cast", graph.constant(self.inputs_MF[:, :first_real].astype(np.int8)), to=TensorProto.DOUBLE
+        )
+        inputs = graph.node("Concat", small, graph.constant(self.inputs_MF[:, first_real:]), axis=1)
+        shifted = graph.node("Sub", inputs, graph.constant(self.shift_F))
+        return graph.node("Div", shifted, graph.constant(self.spread_F * self.lengthscale_F))
+
+
+@dataclass(frozen=True)
+class MlpEnsemble:
+    """Mean of several ReLU networks over standardised features; for more records than a Gaussian process can hold.
+
+    Attributes:
+        networks: per network its layers as (weights [inputs, outputs], biases [outputs]).
+    """
+
+    networks: Sequence[Sequence[tuple[Floats, Floats]]]
+    shift_F: Floats
+    spread_F: Floats
+    mean: float
+    scale: float
+
+    def __call__(self, features_NF: Floats) -> Floats:
+        total_N = np.zeros(len(features_NF))
+        for network in self.networks:
+            hidden = (features_NF - self.shift_F) / self.spread_F
+            for number, (weights, biases) in enumerate(network):
+                hidden = hidden @ weights + biases
+                if number < len(network) - 1:
+                    hidden = np.maximum(hidden, 0)
+            total_N += hidden[:, 0]
+        return _accuracy(self.mean + self.scale * total_N / len(self.networks))
+
+    def to_onnx(self) -> bytes:
+        graph = GraphBuilder()
+        x = graph.node("Sub", "features", graph.constant(self.shift_F))
+        x = graph.node("Div", x, graph.constant(self.spread_F))
+        outputs = []
+        for network in self.networks:
+            hidden = x
+            for number, (weights, biases) in enumerate(network):
+                hidden = graph.node("MatMul", hidden, _stored_small(graph, weights))
+                hidden = graph.node("Add", hidden, graph.constant(biases))
+                if number < len(network) - 1:
+                    hidden = graph.node("Max", hidden, graph.constant(np.array(0.0)))
+            outputs.append(hidden)
+        total = graph.node("Sum", *outputs) if len(outputs) > 1 else outputs[0]
+        y = graph.node("Mul", total, graph.constant(np.array(self.scale / len(self.networks))))
+        y = graph.node("Add", y, graph.constant(np.array(self.mean)))
+        y = graph.node("Squeeze", y, graph.constant(np.array([1])))
+        return _finish(graph, y, len(self.shift_F))
+
+
+def to_log_error(accuracy: Floats) -> Floats:
+    """y = -log(1 - accuracy); accuracy 1 is held a hair below, where y would be infinite."""
+    log_error: Floats = -np.log1p(-np.minimum(accuracy, 1 - 1e-6))
+    return log_error
+
+
+def _accuracy(y: Floats) -> Floats:
+    """Undo `to_log_error`; a wild extrapolation stays a probability."""
+    accuracy: Floats = np.clip(-np.expm1(-y), 0.0, 1.0)
+    return accuracy
+
+
+def _stored_small(graph: GraphBuilder, weights: Floats) -> str:
+    """Weights as float32, widened once at load."""
+    return graph.node("Cast", graph.constant(weights.astype(np.float32)), to=TensorProto.DOUBLE)
+
+
+def _finish(graph: GraphBuilder, y: str, num_features: int) -> bytes:
+    """Close a graph with accuracy = clip(1 - exp(-y), 0, 1)."""
+    gap = graph.node("Exp", graph.node("Neg", y))
+    accuracy = graph.node("Sub", graph.constant(np.array(1.0)), gap)
+    graph.node("Clip", accuracy, graph.constant(np.array(0.0)), graph.constant(np.array(1.0)), output="accuracy")
+    inputs = [helper.make_tensor_value_info("features", TensorProto.DOUBLE, ["N", num_features])]
+    outputs = [helper.make_tensor_value_info("accuracy", TensorProto.DOUBLE, ["N"])]
+    return model_bytes(graph.graph("evaluator", inputs, outputs))

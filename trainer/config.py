@@ -1,0 +1,109 @@
+"""What each training stage can be told; every number is checked when the config is built."""
+
+from dataclasses import dataclass, field
+
+from models.errors import TrainingError
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise TrainingError(message)
+
+
+@dataclass(frozen=True)
+class EvaluatorConfig:
+    """How the accuracy model is fitted."""
+
+    min_records: int = 20
+    """Fewer than this are refused."""
+    held_out_fraction: float = 0.2
+    """Share of the records kept back to measure the evaluator and set its interval."""
+    interval_coverage: float = 0.9
+    """Of the accuracy interval."""
+    gp_max_records: int = 1500
+    """Above this an MLP ensemble replaces the Gaussian process, whose fit grows with the cube of the records."""
+    gp_hyperparameter_records: int = 800
+    """At most this many records choose the kernel's lengthscales; all of them then determine the posterior."""
+    gp_steps: int = 80
+    """Adam steps on the marginal likelihood."""
+    gp_learning_rate: float = 0.1
+    """Of those steps."""
+    mlp_members: int = 5
+    """Networks in the ensemble."""
+    mlp_hidden: tuple[int, ...] = (128, 128)
+    """Widths of their hidden layers."""
+    mlp_weight_decay: float = 1e-3
+    """L2 penalty."""
+
+    def __post_init__(self) -> None:
+        _check(self.min_records >= 4, f"min_records is {self.min_records}; at least 4")
+        _check(0 < self.held_out_fraction < 1, f"held_out_fraction is {self.held_out_fraction}; between 0 and 1")
+        _check(0 < self.interval_coverage < 1, f"interval_coverage is {self.interval_coverage}; between 0 and 1")
+        _check(self.gp_steps > 0 and self.gp_learning_rate > 0, "gp_steps and gp_learning_rate must be above 0")
+        _check(self.mlp_members > 0, f"mlp_members is {self.mlp_members}; at least 1")
+
+
+@dataclass(frozen=True)
+class ArchiveConfig:
+    """How the elite archive is searched."""
+
+    cells: int = 128
+    """Budgets that the archive keeps elites for, denser at the cheap end."""
+    elites: int = 8
+    """Architectures kept per budget."""
+    initial: int = 2000
+    """Architectures evaluated before evolution starts."""
+    generations: int = 60
+    """Rounds of children from the elites."""
+    children: int = 1000
+    """Children per round."""
+    mutations: float = 1.5
+    """Decisions redrawn per mutated child, on average."""
+    crossover_fraction: float = 0.3
+    """Share of the children that have two parents."""
+    local_search_rounds: int = 20
+    """At most this many passes over all one-decision neighbours of the front; stops when one finds nothing."""
+
+    def __post_init__(self) -> None:
+        _check(self.cells >= 2 and self.elites >= 1, "cells must be at least 2, elites at least 1")
+        _check(self.initial > 0 and self.children > 0, "initial and children must be above 0")
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """How the policy imitates the archive's elites."""
+
+    embedding: int = 48
+    """Width of the LSTM's input."""
+    hidden: int = 96
+    """Units of the LSTM."""
+    steps: int = 900
+    """Gradient steps per round."""
+    rounds: int = 2
+    """Times that the policy is trained, then asked, its answers joining the archive."""
+    batch_size: int = 128
+    """Architectures per step."""
+    learning_rate: float = 4e-3
+    """Peak of Adam's one-cycle schedule."""
+    temperature: float = 3e-4
+    """Accuracy (a fraction) by which an elite may trail the best at its budget and still be imitated e times less."""
+    ask_budgets: int = 256
+    """Budgets asked at the end of a round."""
+    ask_candidates: int = 16
+    """Samples per budget asked."""
+
+    def __post_init__(self) -> None:
+        _check(self.hidden > 0 and self.embedding > 0, "hidden and embedding must be above 0")
+        _check(self.steps > 0 and self.rounds > 0 and self.batch_size > 0, "steps, rounds, batch_size must be above 0")
+        _check(self.temperature > 0, f"temperature is {self.temperature}; above 0")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One `pnag train`."""
+
+    seed: int = 0
+    """Of every random choice: the same inputs and seed give the same bundle."""
+    evaluator: EvaluatorConfig = field(default_factory=EvaluatorConfig)
+    archive: ArchiveConfig = field(default_factory=ArchiveConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)

@@ -1,0 +1,209 @@
+"""Fit the accuracy model on records, and say how good it is on records it never saw.
+
+A Gaussian process up to `gp_max_records` (gpytorch, exact), an ensemble of MLPs above (scikit-learn). The interval is
+split-conformal on y = -log(1 - accuracy): half of the held-out records set its width, the other half tests it.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import TrainingError
+from models.evaluator import AccuracyModel, GaussianProcess, MlpEnsemble, to_log_error
+from models.features import ArchitectureFeatures
+from models.pareto import kendall_tau
+from models.search_space import SearchSpace, Tokens
+from trainer.config import EvaluatorConfig
+from trainer.progress import Progress
+from trainer.records import Records
+
+Floats = NDArray[np.float64]
+_Extend = Callable[[Floats, Floats], AccuracyModel]
+"""Features and y of more records -> the fitted model with those let in."""
+
+
+@dataclass(frozen=True)
+class FittedEvaluator:
+    """An accuracy model with what is known about its errors.
+
+    Attributes:
+        interval_half_width: of the accuracy interval, in y; infinite when too few records were held out.
+        metrics: held-out figures for the manifest, accuracies in percent.
+    """
+
+    model: AccuracyModel
+    features: ArchitectureFeatures
+    interval_coverage: float
+    interval_half_width: float
+    metrics: dict[str, Any]
+
+    def accuracy(self, tokens_ND: Tokens) -> Floats:
+        """Predicted top-1 as a fraction, shape [N]."""
+        return self.model(self.features(tokens_ND))
+
+
+def train_evaluator(
+    space: SearchSpace, records: Records, config: EvaluatorConfig, seed: int, progress: Progress
+) -> FittedEvaluator:
+    """Fit on all records but a held-out part, measure there, then let the held-out part in.
+
+    Raises:
+        TrainingError: if there are too few records, or they are all alike.
+    """
+    accuracy_N = records.require_accuracy()
+    if len(records) < config.min_records:
+        raise TrainingError(
+            f"{records.source}: {len(records)} records; an evaluator needs at least {config.min_records}. "
+            "Measure more architectures"
+        )
+    if np.ptp(accuracy_N) == 0:
+        raise TrainingError(f"{records.source}: every accuracy is {accuracy_N[0]:g}; there is nothing to learn")
+    features = ArchitectureFeatures(space)
+    features_NF, y_N = features(records.tokens_ND), to_log_error(accuracy_N)
+    order = np.random.default_rng(seed).permutation(len(records))
+    num_held_out = max(2, round(config.held_out_fraction * len(records)))
+    held_out, fitted_on = order[:num_held_out], order[num_held_out:]
+    fit = _fit_gaussian_process if len(records) <= config.gp_max_records else _fit_mlp_ensemble
+    model, extend = fit(features_NF[fitted_on], y_N[fitted_on], config, seed, progress)
+    predicted = model(features_NF[held_out])
+    half = num_held_out // 2
+    residual_y = np.abs(to_log_error(predicted) - y_N[held_out])
+    half_width = _conformal_quantile(residual_y[:half], config.interval_coverage)
+    truth = accuracy_N[held_out]
+    macs = features_NF[held_out, -2]  # the logarithm keeps the order
+    metrics = {
+        "num_records": len(records),
+        "num_held_out": num_held_out,
+        "model": "gaussian-process" if fit is _fit_gaussian_process else "mlp-ensemble",
+        "kendall_tau": kendall_tau(predicted, truth),
+        "mae_percent": float(np.mean(np.abs(predicted - truth))) * 100,
+        "macs_only_kendall_tau": kendall_tau(macs, truth),
+        "macs_only_mae_percent": _macs_only_mae(features_NF[fitted_on, -2], accuracy_N[fitted_on], macs, truth) * 100,
+        "interval_coverage_asked": config.interval_coverage,
+        "interval_coverage_seen": float(np.mean(residual_y[half:] <= half_width)),
+    }
+    return FittedEvaluator(extend(features_NF, y_N), features, config.interval_coverage, half_width, _finite(metrics))
+
+
+def _conformal_quantile(residuals: Floats, coverage: float) -> float:
+    """The ceil((n + 1) coverage)-th smallest residual; infinite when n is too small to promise it."""
+    rank = math.ceil((len(residuals) + 1) * coverage)
+    return float(np.sort(residuals)[rank - 1]) if rank <= len(residuals) else math.inf
+
+
+def _macs_only_mae(log_macs: Floats, accuracy: Floats, log_macs_new: Floats, accuracy_new: Floats) -> float:
+    """Error of the baseline that knows nothing but the network's size: y linear in log MACs."""
+    slope, intercept = np.polyfit(log_macs, to_log_error(accuracy), 1)
+    return float(np.mean(np.abs(-np.expm1(-(slope * log_macs_new + intercept)) - accuracy_new)))
+
+
+def _finite(metrics: dict[str, Any]) -> dict[str, Any]:
+    """NaN (a rank correlation of constants) has no place in JSON."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
+
+
+def _fit_gaussian_process(
+    features_MF: Floats, y_M: Floats, config: EvaluatorConfig, seed: int, progress: Progress
+) -> tuple[AccuracyModel, _Extend]:
+    """Choose the kernel by marginal likelihood; the closure conditions it on any records."""
+    import gpytorch
+    import torch
+
+    shift_F, spread_F = _standardise(features_MF)
+    mean, scale = float(y_M.mean()), float(y_M.std()) or 1.0
+    subset = np.random.default_rng(seed).permutation(len(y_M))[: config.gp_hyperparameter_records]
+    x = torch.from_numpy((features_MF[subset] - shift_F) / spread_F)
+    y = torch.from_numpy((y_M[subset] - mean) / scale)
+    num_features = x.shape[1]
+
+    class Kernel(gpytorch.models.ExactGP):  # type: ignore[misc]
+        def __init__(self, likelihood: Any) -> None:
+            super().__init__(x, y, likelihood)
+            self.constant_mean = gpytorch.means.ConstantMean()
+            self.rbf = gpytorch.kernels.ScaleKernel(gpytorch.kernels.RBFKernel(ard_num_dims=num_features))
+            self.rbf.base_kernel.lengthscale = math.sqrt(num_features)
+            self.raw_linear_F = torch.nn.Parameter(torch.full((num_features,), -4.0))
+
+        def linear_F(self) -> Any:  # noqa: N802
+            return torch.nn.functional.softplus(self.raw_linear_F)
+
+        def forward(self, inputs: Any) -> Any:
+            covariance = self.rbf(inputs).to_dense() + (inputs * self.linear_F()) @ inputs.T
+            return gpytorch.distributions.MultivariateNormal(self.constant_mean(inputs), covariance)
+
+    likelihood = gpytorch.likelihoods.GaussianLikelihood(noise_constraint=gpytorch.constraints.GreaterThan(1e-5))
+    likelihood.noise = 0.05
+    kernel = Kernel(likelihood).double()
+    kernel.train()
+    objective = gpytorch.mlls.ExactMarginalLogLikelihood(likelihood, kernel)
+    optimizer = torch.optim.Adam(kernel.parameters(), lr=config.gp_learning_rate)
+    with gpytorch.settings.fast_computations(False, False, False), progress.stage("evaluator", config.gp_steps) as bar:
+        for _ in range(config.gp_steps):
+            optimizer.zero_grad()
+            loss = -objective(kernel(x), y)
+            loss.backward()
+            optimizer.step()
+            bar.step(note=f"-log likelihood {loss.item():.3f}")
+    hyperparameters = {
+        "shift_F": shift_F,
+        "spread_F": spread_F,
+        "lengthscale_F": kernel.rbf.base_kernel.lengthscale.detach().numpy()[0],
+        "linear_F": kernel.linear_F().detach().numpy(),
+        "outputscale": float(kernel.rbf.outputscale.item()),
+        "constant": float(kernel.constant_mean.constant.item()),
+        "mean": mean,
+        "scale": scale,
+    }
+    noise = float(likelihood.noise.item())
+
+    def condition(features: Floats, targets: Floats) -> GaussianProcess:
+        z = (features - shift_F) / spread_F
+        scaled = z / hyperparameters["lengthscale_F"]
+        squared = np.sum(scaled**2, axis=1)[:, np.newaxis] + np.sum(scaled**2, axis=1) - 2 * scaled @ scaled.T
+        covariance = hyperparameters["outputscale"] * np.exp(-0.5 * np.maximum(squared, 0))
+        covariance += (z * hyperparameters["linear_F"]) @ z.T
+        covariance[np.diag_indices_from(covariance)] += noise
+        residual = (targets - mean) / scale - hyperparameters["constant"]
+        return GaussianProcess(inputs_MF=features, weights_M=np.linalg.solve(covariance, residual), **hyperparameters)
+
+    return condition(features_MF, y_M), condition
+
+
+def _fit_mlp_ensemble(
+    features_MF: Floats, y_M: Floats, config: EvaluatorConfig, seed: int, progress: Progress
+) -> tuple[AccuracyModel, _Extend]:
+    """scikit-learn's MLPs from different starts; letting more records in means fitting again."""
+    from sklearn.neural_network import MLPRegressor
+
+    def fit(features: Floats, targets: Floats) -> MlpEnsemble:
+        shift_F, spread_F = _standardise(features)
+        mean, scale = float(targets.mean()), float(targets.std()) or 1.0
+        x, y = (features - shift_F) / spread_F, (targets - mean) / scale
+        networks = []
+        with progress.stage("evaluator", config.mlp_members) as bar:
+            for member in range(config.mlp_members):
+                network = MLPRegressor(
+                    hidden_layer_sizes=config.mlp_hidden,
+                    alpha=config.mlp_weight_decay * len(x),
+                    early_stopping=True,
+                    n_iter_no_change=15,
+                    max_iter=300,
+                    random_state=seed + member,
+                ).fit(x, y)
+                networks.append(list(zip(network.coefs_, network.intercepts_, strict=True)))
+                bar.step()
+        return MlpEnsemble(networks, shift_F, spread_F, mean, scale)
+
+    return fit(features_MF, y_M), fit
+
+
+def _standardise(features_MF: Floats) -> tuple[Floats, Floats]:
+    """Shift and spread per feature: 0/1 columns stay, the others get mean 0 and deviation 1."""
+    binary_F = np.all((features_MF == 0) | (features_MF == 1), axis=0)
+    spread_F = features_MF.std(axis=0)
+    constant_F = binary_F | (spread_F < 1e-12)
+    return np.where(binary_F, 0.0, features_MF.mean(axis=0)), np.where(constant_F, 1.0, spread_F)
