@@ -7,7 +7,7 @@ VENV ?= .venv
 ARGS ?=
 # Where the shared measurements lie (the README says where they come from).
 PNAG_DATA ?= ../shared/data
-LATENCY_TABLE ?= latency_tables/ofa-mobilenetv3-w1.0_build-machine_1-thread.json
+LATENCY_TABLE ?= latency_tables/ofa-mobilenetv3-w1.0--intel-xeon-processor-family-6-model-207-1-thread-onnx-runtime-cpu.json
 TRAIN_OUT ?= runs/ofa-mobilenetv3-w1.0-imagenet
 # Extra words for the install of torch, as in: TORCH_FLAGS="--index-url https://download.pytorch.org/whl/cpu"
 TORCH_FLAGS ?=
@@ -69,7 +69,7 @@ format: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## rewrite the code as check w
 
 train: $(VENV)/.train.stamp $(VENV)/.project.stamp ## train the bundle that ships, into $TRAIN_OUT (about 3 minutes on two cores)
 	"$(VENV)/bin/pnag" train --space ofa-mobilenetv3-w1.0 --records "$(PNAG_DATA)/ofa_mbv3_w1.0_r224_imagenet.csv" \
-		--latency-table "$(LATENCY_TABLE)" --out "$(TRAIN_OUT)"
+		--latency-table "$(LATENCY_TABLE)" --dataset ImageNet --out "$(TRAIN_OUT)"
 
 bench: $(VENV)/.train.stamp $(VENV)/.project.stamp ## compare the generator with search
 	"$(VENV)/bin/pnag" bench generator $(ARGS)
