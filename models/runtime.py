@@ -140,6 +140,7 @@ class OnnxGenerator:
         self._peak_activations = peak_activations_cost(space)
         precision = bundle.latency_table.device.precision or "fp32"
         self._bytes = BYTES_PER_NUMBER.get(precision, 4)
+        # The front as tokens, rising in latency and accuracy.
         self._front_FD = np.stack([space.decode(point.encoding) for point in bundle.front])
         self._front = self._evaluate(self._front_FD)
         self.range_ms = (float(self._front.latency_ms.min()), float(self._front.latency_ms.max()))
@@ -177,17 +178,15 @@ class OnnxGenerator:
             if query.limits.items():
                 top = min(budget, self.range_ms[1])
                 rows += [(number, lowest + (top - lowest) * fraction) for fraction in _LOWER_BUDGETS]
-        samples_ND = self._space.canonical(self._sample(queries, rows).reshape(-1, len(self._space.decisions)))
-        # One evaluator run for all queries and the front.
-        pool_ND, places = np.unique(np.concatenate([self._front_FD, samples_ND]), axis=0, return_inverse=True)
-        pool = self._evaluate(pool_ND)
-        places_front, places_BS = places[: len(self._front_FD)], places[len(self._front_FD) :].reshape(len(rows), -1)
+        if not rows:  # nobody's budget is feasible
+            return results  # type: ignore[return-value]
+        samples_ND, places_BS = self._distinct(self._sample(queries, rows))
+        values = self._evaluate(samples_ND)
         owners = np.array([number for number, _ in rows], dtype=np.int64)
         for number, budget in plain_ms.items():
+            places = np.unique(places_BS[owners == number])
             try:
-                results[number] = self._select(
-                    queries[number], budget, pool_ND, pool, places_front, places_BS[owners == number].ravel()
-                )
+                results[number] = self._select(queries[number], budget, samples_ND[places], values.take(places))
             except BudgetError as exc:
                 results[number] = exc
         assert all(result is not None for result in results)
@@ -237,28 +236,38 @@ class OnnxGenerator:
         noise[0] = 0.0
         return noise
 
-    def _select(
-        self,
-        query: Query,
-        budget: float,
-        pool_ND: Tokens,
-        pool: "_Values",
-        places_front: NDArray[np.int64],
-        places_samples: NDArray[np.int64],
-    ) -> Answer:
-        """Check this query's samples and the whole front exactly, and keep the best that fits."""
-        places = np.unique(np.concatenate([places_front, places_samples]))
-        values = pool.take(places)
+    def _select(self, query: Query, budget: float, samples_ND: Tokens, values: "_Values") -> Answer:
+        """Check this query's samples exactly, put the best of the front beside them, and keep the best that fits."""
+        count = 1 + query.num_alternatives
+        sampled = self._best(values, query, budget)[:count]
+        # A network that was sampled too must not appear twice, so look a little further down the front.
+        remembered = self._best(self._front, query, budget)[: 2 * count]
+        keys = {samples_ND[i].tobytes() for i in sampled}
+        remembered = np.array([i for i in remembered if self._front_FD[i].tobytes() not in keys], dtype=np.int64)
+        tokens_ND = np.concatenate([samples_ND[sampled], self._front_FD[remembered]])
+        pool = values.take(sampled).followed_by(self._front.take(remembered))
+        order = np.lexsort((pool.latency_ms, -pool.accuracy))[:count]
+        if not len(order):
+            raise self._infeasible(query)
+        best = self._candidates(tokens_ND[order], pool.take(order), query.coverage)
+        source = "generator" if order[0] < len(sampled) else "front"
+        return Answer(query.budget_ms, best[0], self._binding(query, best[0].predicted), source, tuple(best[1:]))
+
+    def _best(self, values: "_Values", query: Query, budget: float) -> NDArray[np.int64]:
+        """Indices of the networks that fit, most accurate first, then fastest."""
         fits_N = values.latency_ms <= budget
         for name, value in query.limits.items():
             fits_N &= self._limited(values, name) <= value
-        if not fits_N.any():
-            raise self._infeasible(query)
         order = np.lexsort((values.latency_ms, -values.accuracy))
-        order = order[fits_N[order]][: 1 + query.num_alternatives]
-        best = self._candidates(pool_ND[places[order]], values.take(order), query.coverage)
-        source = "generator" if places[order[0]] in places_samples else "front"
-        return Answer(query.budget_ms, best[0], self._binding(query, best[0].predicted), source, tuple(best[1:]))
+        return order[fits_N[order]]
+
+    @staticmethod
+    def _distinct(tokens_BSD: Tokens) -> tuple[Tokens, NDArray[np.int64]]:
+        """Each sampled architecture once, shape [N, D], and where each sample went, shape [B, S]."""
+        rows_ND = np.ascontiguousarray(tokens_BSD.reshape(-1, tokens_BSD.shape[2]).astype(np.int16))
+        keys_N = rows_ND.view(np.dtype((np.void, rows_ND.dtype.itemsize * rows_ND.shape[1]))).ravel()
+        _, first, places = np.unique(keys_N, return_index=True, return_inverse=True)
+        return rows_ND[first].astype(np.int64), places.reshape(tokens_BSD.shape[:2])
 
     def _binding(self, query: Query, predicted: Prediction) -> str:
         """The limit whose use is closest to 1; "none" when even the largest of the front leaves room everywhere."""
@@ -381,6 +390,9 @@ class _Values:
 
     def take(self, indices: NDArray[np.int64]) -> "_Values":
         return _Values(**{name: column[indices] for name, column in vars(self).items()})
+
+    def followed_by(self, other: "_Values") -> "_Values":
+        return _Values(**{name: np.append(column, getattr(other, name)) for name, column in vars(self).items()})
 
 
 def _session(bundle: Bundle, name: str, threads: int) -> onnxruntime.InferenceSession:
