@@ -1,0 +1,105 @@
+"""Answers waiting questions together: whatever came in while one batch ran becomes the next batch.
+
+Nobody waits for a batch to fill: waiting .5-5 ms for company only lost requests per second (docs/decisions.md).
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Generic, TypeVar
+
+from service.errors import OverloadedError
+
+Question = TypeVar("Question")
+Reply = TypeVar("Reply")
+
+
+@dataclass(slots=True)
+class _Job(Generic[Question, Reply]):
+    question: Question
+    reply: "asyncio.Future[Reply]"
+    since: float = field(default_factory=perf_counter)
+
+
+class Batcher(Generic[Question, Reply]):
+    """One batch at a time, of at most `max_batch_size` questions; at most `max_waiting` more may wait.
+
+    `run` gets a batch and returns one reply for each question. An asker who is cancelled gives its place back.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[Question]], Awaitable[Sequence[Reply]]],
+        *,
+        max_batch_size: int,
+        max_waiting: int,
+        on_start: Callable[[int, float], None] = lambda _size, _waited_s: None,
+    ) -> None:
+        self._run = run
+        self._max_batch_size = max_batch_size
+        self._max_waiting = max_waiting
+        self._on_start = on_start
+        self._waiting: deque[_Job[Question, Reply]] = deque()
+        self._worker: asyncio.Task[None] | None = None
+
+    @property
+    def num_waiting(self) -> int:
+        """Questions that have not started; cancelled ones count until their turn."""
+        return len(self._waiting)
+
+    async def ask(self, question: Question) -> Reply:
+        """The reply to one question.
+
+        Raises:
+            OverloadedError: at once, if too many wait already.
+        """
+        if len(self._waiting) >= self._max_waiting:
+            self._drop_cancelled()
+            if len(self._waiting) >= self._max_waiting:
+                raise OverloadedError(f"{len(self._waiting)} budgets are waiting already")
+        job = _Job[Question, Reply](question, asyncio.get_running_loop().create_future())
+        self._waiting.append(job)
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work(), name="batcher")
+        return await job.reply
+
+    async def drain(self) -> None:
+        """Wait until everybody has been answered."""
+        if self._worker is not None:
+            with suppress(asyncio.CancelledError):
+                await asyncio.shield(self._worker)
+
+    async def _work(self) -> None:
+        """Lives while somebody waits, so that an idle batcher holds no task and is freed with its bundle."""
+        try:
+            while self._waiting:
+                batch = self._take()
+                if not batch:
+                    break
+                self._on_start(len(batch), perf_counter() - batch[0].since)
+                try:
+                    replies = await self._run([job.question for job in batch])
+                except Exception as exc:
+                    for job in batch:
+                        if not job.reply.done():
+                            job.reply.set_exception(exc)
+                    continue
+                for job, reply in zip(batch, replies, strict=True):
+                    if not job.reply.done():
+                        job.reply.set_result(reply)
+        finally:
+            self._worker = None
+
+    def _take(self) -> list[_Job[Question, Reply]]:
+        batch: list[_Job[Question, Reply]] = []
+        while self._waiting and len(batch) < self._max_batch_size:
+            job = self._waiting.popleft()
+            if not job.reply.done():
+                batch.append(job)
+        return batch
+
+    def _drop_cancelled(self) -> None:
+        self._waiting = deque(job for job in self._waiting if not job.reply.done())

@@ -1,0 +1,99 @@
+"""From what the runtime says to what the service says: fractions become percent, units get their names.
+
+The only place where values are converted. Nothing is rounded that a client could miss: 4 decimals of a percent and of
+a millisecond, all digits of MACs and parameters.
+"""
+
+from typing import cast
+
+import orjson
+
+from models.bundle import Bundle
+from models.runtime import Answer, Candidate, Prediction
+from models.search_space import Architecture, SearchSpace
+from service.schemas import (
+    AnswerBody,
+    ArchitectureBody,
+    BundleRef,
+    CandidateBody,
+    Links,
+    PredictedBody,
+)
+
+
+def to_json(body: object) -> bytes:
+    """JSON bytes of a body; numpy numbers included."""
+    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def architecture_body(space: SearchSpace, architecture: Architecture) -> ArchitectureBody:
+    """A network by id, encoding, and the fields its space finds readable."""
+    return cast(
+        ArchitectureBody,
+        {
+            "id": architecture.id,
+            "space": architecture.space,
+            "encoding": architecture.encoding,
+            **space.describe(architecture),
+        },
+    )
+
+
+def predicted_body(predicted: Prediction) -> PredictedBody:
+    """A prediction in percent, ms and millions."""
+    interval = predicted.accuracy_interval
+    return {
+        "top1_percent": round(predicted.accuracy * 100, 4),
+        "top1_interval_percent": [round(end * 100, 4) for end in interval] if interval else None,
+        "interval_coverage": predicted.interval_coverage,
+        "latency_ms": round(predicted.latency_ms, 4),
+        # A value within a budget of 3 decimals stays within it when rounded to 4.
+        "latency_upper_ms": round(predicted.latency_upper_ms, 4),
+        "latency_coverage": predicted.latency_coverage,
+        "macs_m": predicted.macs / 1e6,
+        "params_m": predicted.params / 1e6,
+        "size_mb": predicted.size_bytes / 1e6,
+        "peak_memory_mb": predicted.peak_memory_bytes / 1e6,
+    }
+
+
+def candidate_body(space: SearchSpace, candidate: Candidate) -> CandidateBody:
+    """A network and its prediction."""
+    return {
+        "architecture": architecture_body(space, candidate.architecture),
+        "predicted": predicted_body(candidate.predicted),
+    }
+
+
+def bundle_ref(bundle: Bundle) -> BundleRef:
+    """Which bundle answered."""
+    return {"name": bundle.name, "version": bundle.version}
+
+
+def has_weights(bundle: Bundle) -> bool:
+    """Whether networks of the bundle can be fetched, not only described."""
+    return "weights" in bundle.manifest
+
+
+def links(bundle: Bundle, architecture: Architecture) -> Links:
+    """Where a network can be looked up again and, if the bundle has weights, fetched."""
+    here = f"/architectures/{architecture.id}"
+    return {"self": here, "model": f"{here}/model.onnx"} if has_weights(bundle) else {"self": here}
+
+
+def answer_body(bundle: Bundle, answer: Answer) -> AnswerBody:
+    """The answer to one budget."""
+    space = bundle.space
+    return cast(
+        AnswerBody,
+        {
+            "budget_ms": answer.budget_ms,
+            "bundle": bundle_ref(bundle),
+            "device": bundle.latency_table.device.name,
+            **candidate_body(space, answer.best),
+            "binding": answer.binding,
+            "source": answer.source,
+            "alternatives": [candidate_body(space, candidate) for candidate in answer.alternatives],
+            "links": links(bundle, answer.best.architecture),
+        },
+    )

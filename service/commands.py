@@ -1,0 +1,174 @@
+"""The `pnag` commands that serve and answer. Everything heavy is imported inside: `pnag --help` stays quick."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from models.bundle import Bundle
+    from service.schemas import PredictedBody
+
+app = typer.Typer(no_args_is_help=True)
+bundle_app = typer.Typer(no_args_is_help=True, help="Look into a bundle.")
+app.add_typer(bundle_app, name="bundle")
+
+BundleOption = Annotated[Path, typer.Option("--bundle", help="Bundle folder.", show_default=False)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command(epilog="Example: pnag serve --bundle bundles/ofa-mobilenetv3-w1.0-imagenet --port 8000")
+def serve(
+    bundle: Annotated[
+        list[Path] | None,
+        typer.Option(help="Bundle folder, or a folder of bundle folders; may be repeated. Default: PNAG_BUNDLES."),
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Default: PNAG_HOST.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on. Default: PNAG_PORT.")] = None,
+) -> None:
+    """Answer budgets over HTTP. Everything else is set by PNAG_ variables: see .env.example."""
+    from service.server import serve as run_server
+    from service.settings import load_settings
+
+    given = {"bundles": bundle or None, "host": host, "port": port}
+    run_server(load_settings(**{name: value for name, value in given.items() if value is not None}))
+
+
+@app.command(epilog="Example: pnag generate --bundle bundles/ofa-mobilenetv3-w1.0-imagenet --budget-ms 20")
+def generate(
+    bundle: BundleOption,
+    budget_ms: Annotated[float, typer.Option(help="Latency budget in ms.", show_default=False)],
+    macs_m: Annotated[float | None, typer.Option(help="At most so many million MACs.")] = None,
+    params_m: Annotated[float | None, typer.Option(help="At most so many million parameters.")] = None,
+    size_mb: Annotated[float | None, typer.Option(help="At most so many megabytes of weights.")] = None,
+    peak_memory_mb: Annotated[float | None, typer.Option(help="At most so many megabytes of activations.")] = None,
+    coverage: Annotated[float | None, typer.Option(help="How likely the budget is kept; 0.5 = no margin.")] = None,
+    num_alternatives: Annotated[int, typer.Option(min=0, max=20, help="Further networks that fit.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Answer one budget without a server."""
+    from models.runtime import Limits, OnnxGenerator, Query
+    from service.bodies import answer_body
+
+    generator = OnnxGenerator(_load(bundle))
+    limits = Limits(macs_m, params_m, size_mb, peak_memory_mb)
+    answer = generator.generate(Query(budget_ms, limits, coverage, num_alternatives))
+    body = answer_body(generator.bundle, answer)
+    if as_json:
+        _print_json(body)
+        return
+    for candidate in (body, *body["alternatives"]):
+        typer.echo(candidate["architecture"]["encoding"])
+        typer.echo(_prediction_line(candidate["predicted"]))
+
+
+@app.command(epilog="Example: pnag inspect nas-bench-macro 02012100 --json")
+def inspect(
+    space: Annotated[str, typer.Argument(help="Search space; `pnag spaces` lists them.", show_default=False)],
+    encoding: Annotated[str, typer.Argument(help="Architecture, as text.", show_default=False)],
+    bundle: Annotated[Path | None, typer.Option(help="Predict accuracy and latency with this bundle.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """MACs, parameters and layers of one architecture; with a bundle, its predicted accuracy and latency too."""
+    from models.spaces.registry import get_space
+
+    search_space = get_space(space)
+    architecture = search_space.architecture(encoding)
+    layers = search_space.layers(architecture.encoding)
+    body: dict[str, Any] = {
+        "architecture": {
+            "id": architecture.id,
+            "space": architecture.space,
+            "encoding": architecture.encoding,
+            **search_space.describe(architecture),
+        },
+        "macs": sum(layer.macs for layer in layers),
+        "params": sum(layer.params for layer in layers),
+        "layers": [{"key": layer.key, "macs": layer.macs, "params": layer.params} for layer in layers],
+    }
+    if bundle is not None:
+        body["predicted"] = _predict(bundle, space, architecture.encoding)
+    if as_json:
+        _print_json(body)
+        return
+    typer.echo(architecture.encoding)
+    for layer in body["layers"]:
+        typer.echo(f"{layer['macs'] / 1e6:10.3f} M MACs {layer['params'] / 1e6:8.4f} M parameters  {layer['key']}")
+    typer.echo(
+        f"{body['macs'] / 1e6:10.3f} M MACs {body['params'] / 1e6:8.4f} M parameters  in all, {len(layers)} layers"
+    )
+    if "predicted" in body:
+        typer.echo(_prediction_line(body["predicted"]))
+
+
+@app.command()
+def spaces(as_json: JsonOption = False) -> None:
+    """The search spaces that can be named."""
+    from models.spaces.registry import SPACES
+
+    listed = [(name, space()) for name, space in sorted(SPACES.items())]
+    if as_json:
+        _print_json(
+            [
+                {"name": name, "num_decisions": len(s.decisions), "num_architectures": str(s.num_architectures)}
+                for name, s in listed
+            ]
+        )
+        return
+    for name, space in listed:
+        typer.echo(f"{name:24} {len(space.decisions):3} decisions  {space.num_architectures:.3g} networks")
+
+
+@bundle_app.command("show")
+def bundle_show(
+    folder: Annotated[Path, typer.Argument(help="Bundle folder.", show_default=False)], as_json: JsonOption = False
+) -> None:
+    """What a bundle is: space, device, metrics, how it was trained."""
+    manifest = dict(_load(folder).manifest)
+    if as_json:
+        _print_json(manifest)
+        return
+    del manifest["search_space"]["decisions"]
+    typer.echo(json.dumps(manifest, indent=2, ensure_ascii=False))
+
+
+@bundle_app.command("verify")
+def bundle_verify(folder: Annotated[Path, typer.Argument(help="Bundle folder.", show_default=False)]) -> None:
+    """Check every hash and shape, and that the recorded answers come out the same."""
+    from service.bundles import open_bundle
+
+    bundle = open_bundle(folder).bundle
+    num_tests = len(bundle.manifest.get("self_test", ()))
+    typer.echo(f"{bundle.name} {bundle.version}: {len(bundle.contents)} files intact, {num_tests} recorded answers met")
+
+
+def _load(folder: Path) -> "Bundle":
+    from models.bundle import Bundle
+
+    return Bundle.load(folder)
+
+
+def _predict(folder: Path, space: str, encoding: str) -> "PredictedBody":
+    from models.errors import BundleError
+    from models.runtime import OnnxGenerator
+    from service.bodies import predicted_body
+
+    bundle = _load(folder)
+    if bundle.space.name != space:
+        raise BundleError(f"{folder} is for search space {bundle.space.name}, not {space}; name that one")
+    return predicted_body(OnnxGenerator(bundle).predict([encoding])[0].predicted)
+
+
+def _prediction_line(predicted: "PredictedBody") -> str:
+    return (
+        f"top-1 {predicted['top1_percent']:.2f} %, {predicted['latency_ms']:.2f} ms"
+        f" (at most {predicted['latency_upper_ms']:.2f} ms at coverage {predicted['latency_coverage']:g}),"
+        f" {predicted['macs_m']:.1f} M MACs, {predicted['params_m']:.2f} M parameters"
+    )
+
+
+def _print_json(document: Any) -> None:
+    json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")

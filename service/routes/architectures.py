@@ -1,0 +1,131 @@
+"""Networks that are known already: predict them, look them up, list the best."""
+
+import csv
+import io
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from service.bodies import bundle_ref, candidate_body, links, to_json
+from service.bundles import Catalogue, LoadedBundle
+from service.dependencies import BundlesDep, SettingsDep
+from service.errors import InvalidRequestError, NoWeightsError, UnknownArchitectureError, check_count
+from service.json_route import JsonRoute
+from service.routes.documented import JSON, problems
+from service.schemas import (
+    ArchitectureAnswer,
+    CandidateBody,
+    FrontBody,
+    FrontQuery,
+    PredictManyBody,
+    PredictOneBody,
+    PredictRequest,
+)
+
+router = APIRouter(tags=["architectures"], route_class=JsonRoute)
+
+CSV = "text/csv"
+
+
+@router.post("/predict", response_model=PredictOneBody | PredictManyBody, responses=problems(404, 413, 415, 422, 503))
+async def predict(request: PredictRequest, bundles: BundlesDep, settings: SettingsDep) -> Response:
+    """Predicted accuracy, latency and size of networks you name.
+
+    `encoding` gets one candidate, `encodings` a list of them in the same order.
+    """
+    if (request.encoding is None) == (request.encodings is None):
+        raise InvalidRequestError("encodings", "send either encoding or encodings")
+    encodings = [request.encoding] if request.encoding is not None else request.encodings or []
+    check_count("encodings", len(encodings), settings.max_items)
+    bundle = bundles.catalogue.get(request.bundle)
+    candidates = await bundle.run(lambda: bundle.generator.predict(encodings, request.coverage))
+    results = [candidate_body(bundle.space, candidate) for candidate in candidates]
+    for result in results:
+        bundle.remember(result["architecture"]["id"], result["architecture"]["encoding"])
+    common = {"bundle": bundle_ref(bundle.bundle), "device": bundle.device}
+    body: dict[str, Any] = {**common, **results[0]} if request.encoding is not None else {**common, "results": results}
+    return Response(to_json(body), media_type=JSON)
+
+
+@router.get(
+    "/pareto-front",
+    response_model=FrontBody,
+    responses={200: {"content": {CSV: {"schema": {"type": "string"}}}}, **problems(404, 422)},
+)
+async def pareto_front(request: Request, query: Annotated[FrontQuery, Query()], bundles: BundlesDep) -> Response:
+    """The best networks of a bundle by rising latency; JSON, or CSV with `Accept: text/csv`."""
+    bundle = bundles.catalogue.get(query.bundle)
+    arguments = query.model_dump(exclude={"bundle"}, exclude_none=True)
+    candidates = await bundle.run(lambda: bundle.generator.pareto_front(**arguments))
+    points = [candidate_body(bundle.space, candidate) for candidate in candidates]
+    if prefers_csv(request.headers.get("accept", "")):
+        return Response(front_csv(points), media_type=CSV, headers={"vary": "accept"})
+    coverage = query.coverage if query.coverage is not None else bundle.bundle.latency_table.default_coverage
+    body: FrontBody = {
+        "bundle": bundle_ref(bundle.bundle),
+        "device": bundle.device,
+        "latency_coverage": coverage,
+        "points": points,
+    }
+    return Response(to_json(body), media_type=JSON, headers={"vary": "accept"})
+
+
+@router.get("/architectures/{architecture_id}", response_model=ArchitectureAnswer, responses=problems(404, 422, 503))
+async def architecture(architecture_id: str, bundles: BundlesDep) -> Response:
+    """A network of a front, or one that was answered lately, by its id."""
+    bundle, encoding = _find(bundles.catalogue, architecture_id)
+    (candidate,) = await bundle.run(lambda: bundle.generator.predict([encoding]))
+    body: ArchitectureAnswer = {
+        **candidate_body(bundle.space, candidate),
+        "bundle": bundle_ref(bundle.bundle),
+        "device": bundle.device,
+        "links": links(bundle.bundle, candidate.architecture),
+    }
+    return Response(to_json(body), media_type=JSON)
+
+
+@router.get(
+    "/architectures/{architecture_id}/model.onnx",
+    response_class=Response,
+    responses={200: {"content": {"application/octet-stream": {}}}, **problems(404, 422)},
+)
+async def model(architecture_id: str, bundles: BundlesDep) -> Response:
+    """The runnable network, where the bundle has weights."""
+    bundle, _ = _find(bundles.catalogue, architecture_id)
+    raise NoWeightsError(
+        f"bundle {bundle.name} has no weights; `pnag export` builds a network from a supernet checkpoint"
+    )
+
+
+def prefers_csv(accept: str) -> bool:
+    """Whether CSV is asked for before JSON; what is not mentioned counts as JSON."""
+    for part in accept.split(","):
+        media_type = part.partition(";")[0].strip().lower()
+        if media_type == CSV:
+            return True
+        if media_type in (JSON, "*/*", "application/*"):
+            return False
+    return False
+
+
+def front_csv(points: list[CandidateBody]) -> str:
+    """One row per network; the columns are the field names of the JSON."""
+    columns = ("latency_upper_ms", "latency_ms", "top1_percent", "macs_m", "params_m", "size_mb", "peak_memory_mb")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["architecture", *columns])
+    for point in points:
+        predicted: dict[str, Any] = {**point["predicted"]}
+        writer.writerow([point["architecture"]["encoding"], *(predicted[column] for column in columns)])
+    return text.getvalue()
+
+
+def _find(catalogue: Catalogue, architecture_id: str) -> tuple[LoadedBundle, str]:
+    for bundle in catalogue.bundles:
+        encoding = bundle.encoding_of(architecture_id)
+        if encoding is not None:
+            return bundle, encoding
+    raise UnknownArchitectureError(
+        f"no loaded bundle knows architecture {architecture_id!r}; ids come with answers of /generate, /predict and "
+        "/pareto-front, and are kept for a while. POST its encoding to /predict"
+    )

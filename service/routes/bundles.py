@@ -1,0 +1,65 @@
+"""What is loaded, and what it is about."""
+
+from dataclasses import asdict
+from typing import Any, cast
+
+from fastapi import APIRouter, Response
+
+from models.spaces.registry import get_space
+from service.bodies import has_weights, to_json
+from service.bundles import Catalogue, LoadedBundle
+from service.dependencies import BundlesDep
+from service.routes.documented import JSON, problems
+from service.schemas import BundleBody, BundlesBody, SearchSpaceBody
+
+router = APIRouter(tags=["bundles"])
+
+
+@router.get("/bundles", response_model=BundlesBody)
+async def bundles(bundles: BundlesDep) -> Response:
+    """Every loaded bundle: its device, what it promises, how well its table and its evaluator did."""
+    catalogue = bundles.catalogue
+    body: BundlesBody = {"bundles": [bundle_body(catalogue, bundle) for bundle in catalogue.bundles]}
+    return Response(to_json(body), media_type=JSON)
+
+
+@router.get("/search-spaces/{name}", response_model=SearchSpaceBody, responses=problems(404, 422))
+async def search_space(name: str, bundles: BundlesDep) -> Response:
+    """The decisions of a search space: a loaded bundle's as it was trained, any other as it ships."""
+    spaces = {bundle.space.name: bundle.space for bundle in reversed(bundles.catalogue.bundles)}
+    space = spaces.get(name) or get_space(name)
+    document = space.to_dict()
+    body: dict[str, Any] = {
+        "name": space.name,
+        "num_architectures": str(space.num_architectures),
+        "decisions": document["decisions"],
+    }
+    return Response(to_json(body), media_type=JSON)
+
+
+def bundle_body(catalogue: Catalogue, bundle: LoadedBundle) -> BundleBody:
+    """One bundle as `/bundles` lists it."""
+    manifest, table = bundle.bundle.manifest, bundle.bundle.latency_table
+    factor = table.bound_factor(table.default_coverage)
+    age = bundle.table_age_days
+    return cast(
+        BundleBody,
+        {
+            "name": bundle.name,
+            "version": bundle.version,
+            "digest": bundle.digest,
+            "is_default": catalogue.is_default(bundle),
+            "search_space": bundle.space.name,
+            "device": asdict(table.device),
+            "smallest_feasible_ms": bundle.generator.smallest_feasible_ms(),
+            "largest_useful_ms": round(bundle.generator.range_ms[1] * factor, 4),
+            "coverage": table.default_coverage,
+            "table_check": table.check,
+            "table_measured_at": table.measured_at,
+            "table_age_days": None if age is None else round(age, 2),
+            "created_at": manifest.get("created_at"),
+            "accuracy": manifest["accuracy"],
+            "metrics": manifest.get("metrics", {}),
+            "has_weights": has_weights(bundle.bundle),
+        },
+    )

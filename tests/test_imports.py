@@ -1,0 +1,52 @@
+"""What is really loaded: import-linter reads the source, this looks at `sys.modules` of a fresh process."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+NOT_FOR_SERVING = {
+    "torch", "trainer", "onnx", "pandas", "sklearn", "gpytorch", "matplotlib", "pymoo", "pyarrow", "scipy", "psutil",
+    "yaml",
+}  # fmt: skip
+
+
+def _loaded_by(code: str) -> set[str]:
+    """Top-level packages in a process that ran this code."""
+    code += "\nimport json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import service.app, service.server",
+        "from service.settings import Settings; from service.app import create_app; create_app(Settings())",
+        "import cli\ntry: cli.main(['serve', '--help'])\nexcept SystemExit: pass",
+        "import cli\ntry: cli.main(['inspect', 'nas-bench-macro', '02012100', '--json'])\nexcept SystemExit: pass",
+    ],
+)
+def test_serving_loads_nothing_that_trains(code: str) -> None:
+    assert not _loaded_by(code) & NOT_FOR_SERVING
+
+
+def test_the_help_loads_neither_torch_nor_the_runtime() -> None:
+    loaded = _loaded_by("import cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass")
+    assert not loaded & {"torch", "onnxruntime", "fastapi"}
+
+
+def test_a_missing_torch_leaves_the_service_commands_alone() -> None:
+    code = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "onnx", "gpytorch"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+import cli
+try: cli.main(["--help"])
+except SystemExit as exc: assert exc.code == 0
+"""
+    assert "service" in _loaded_by(code)
