@@ -8,6 +8,8 @@ pareto_front.json    the front found in training, and the known architectures be
 """
 
 import hashlib
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +38,14 @@ class FrontPoint:
 
 
 @dataclass(frozen=True)
+class KnownArchitecture:
+    """One record that the evaluator was trained on; `accuracy` as measured."""
+
+    encoding: str
+    accuracy: float
+
+
+@dataclass(frozen=True)
 class Bundle:
     """A verified bundle in memory. Build with `Bundle.load`."""
 
@@ -44,6 +54,7 @@ class Bundle:
     space: SearchSpace
     latency_table: LatencyTable
     front: tuple[FrontPoint, ...]
+    known: tuple[KnownArchitecture, ...]
 
     @property
     def name(self) -> str:
@@ -81,28 +92,51 @@ class Bundle:
                 raise BundleError(f"{folder.name}/{MANIFEST}: file name {name!r} must be a plain name in the folder")
             contents[name] = _read(folder, name)
             _check_content(contents[name], manifest["files"][name], f"{folder.name}/{name}")
+        return cls.assemble(manifest, contents, folder.name)
+
+    @classmethod
+    def assemble(cls, manifest: Mapping[str, Any], contents: Mapping[str, bytes], folder: str = "bundle") -> "Bundle":
+        """A bundle from contents in memory whose hashes are known to be right.
+
+        Raises:
+            BundleError: naming the file that does not fit the others.
+        """
         try:
             space = space_from_dict(manifest["search_space"])
-            table = LatencyTable.parse(contents[LATENCY_TABLE], f"{folder.name}/{LATENCY_TABLE}")
-            table.cost(space)  # every layer is there
-        except BundleError:
-            raise
+            table = LatencyTable.parse(contents[LATENCY_TABLE], LATENCY_TABLE)
+            table.predictor(space)  # every layer is there
         except PnagError as exc:
-            raise BundleError(f"{folder.name}: {exc}") from exc
-        front = _parse_front(contents[PARETO_FRONT], space, f"{folder.name}/{PARETO_FRONT}")
-        return cls(manifest, contents, space, table, front)
+            raise BundleError(f"{folder}: {exc}") from exc
+        front, known = _parse_front(contents[PARETO_FRONT], space, f"{folder}/{PARETO_FRONT}")
+        return cls(manifest, contents, space, table, front, known)
 
 
 def write_bundle(folder: Path, manifest: Mapping[str, Any], contents: Mapping[str, bytes]) -> Bundle:
-    """Write a bundle so that a reader never sees half of one, then load it back.
+    """Write a bundle beside its place, load it back, then rename the whole folder into place; returns the bundle.
 
-    `manifest` comes without `format_version` and `files`, which are filled in here. Files are renamed into place one by
-    one with the manifest last: a reader in between finds hashes that do not match, and refuses.
+    `manifest` comes without `format_version` and `files`, which are filled in here. What was at `folder` is replaced.
+
+    Raises:
+        BundleError: if what was written does not load; `folder` is then as it was.
     """
     files = {n: {"sha256": hashlib.sha256(c).hexdigest(), "size_bytes": len(c)} for n, c in sorted(contents.items())}
-    for name, content in contents.items():
-        write_atomic(folder / name, content)
-    write_atomic(folder / MANIFEST, to_json({"format_version": FORMAT_VERSION, **manifest, "files": files}))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        fresh.chmod(0o755)
+        for name, content in contents.items():
+            write_atomic(fresh / name, content)
+        write_atomic(fresh / MANIFEST, to_json({"format_version": FORMAT_VERSION, **manifest, "files": files}))
+        Bundle.load(fresh)
+        if folder.exists():
+            retired = fresh.with_name(f"{fresh.name}.old")
+            folder.rename(retired)
+            fresh.rename(folder)
+            shutil.rmtree(retired)
+        else:
+            fresh.rename(folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
     return Bundle.load(folder)
 
 
@@ -140,12 +174,15 @@ def _check_content(content: bytes, entry: Any, where: str) -> None:
         )
 
 
-def _parse_front(data: bytes, space: SearchSpace, where: str) -> tuple[FrontPoint, ...]:
-    raw = read_json_object(data, where, BundleError).get("points")
-    if not isinstance(raw, list) or not raw:
-        raise BundleError(f"{where}: points must be a non-empty list")
+def _parse_front(
+    data: bytes, space: SearchSpace, where: str
+) -> tuple[tuple[FrontPoint, ...], tuple[KnownArchitecture, ...]]:
+    document = read_json_object(data, where, BundleError)
+    raw_points, raw_known = document.get("points"), document.get("known", [])
+    if not isinstance(raw_points, list) or not raw_points or not isinstance(raw_known, list):
+        raise BundleError(f"{where}: points must be a non-empty list, known a list")
     points: list[FrontPoint] = []
-    for number, entry in enumerate(raw, start=1):
+    for number, entry in enumerate(raw_points, start=1):
         try:
             point = FrontPoint(str(entry["encoding"]), float(entry["latency_ms"]), float(entry["accuracy"]))
             space.decode(point.encoding)
@@ -154,4 +191,8 @@ def _parse_front(data: bytes, space: SearchSpace, where: str) -> tuple[FrontPoin
         if points and not (point.latency_ms > points[-1].latency_ms and point.accuracy > points[-1].accuracy):
             raise BundleError(f"{where}: point {number} does not rise above the one before it in both columns")
         points.append(point)
-    return tuple(points)
+    try:
+        known = tuple(KnownArchitecture(str(entry["encoding"]), float(entry["accuracy"])) for entry in raw_known)
+    except (KeyError, TypeError, ValueError) as exc:
+        raise BundleError(f"{where}: an entry of known is not usable ({exc})") from None
+    return tuple(points), known

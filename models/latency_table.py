@@ -20,7 +20,7 @@ from models.costs import LayerCost
 from models.errors import BudgetError, LatencyTableError, MissingLayerError
 from models.files import is_number, read_json_object, to_json, write_atomic
 from models.layers import Layer
-from models.search_space import SearchSpace, Tokens
+from models.search_space import Option, SearchSpace, Tokens
 
 FORMAT_VERSION = 1
 PLAIN_COVERAGE = 0.5
@@ -57,6 +57,15 @@ class LayerLatency:
 
 
 @dataclass(frozen=True)
+class NetworkLatency:
+    """A whole network that was measured: in a good round (what predictions aim at), and in the median one."""
+
+    architecture: str
+    ms: float
+    median_ms: float
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Factors per layer family (and "overhead"), fitted on measured whole networks; all >= 0."""
 
@@ -88,7 +97,7 @@ class UpperBound:
         if rank > count:
             needed = math.ceil(round(coverage / (1 - coverage), 9))
             raise BudgetError(
-                f"coverage {coverage:g} needs a bound from at least {needed} measured networks; this table has {count}: "
+                f"coverage {coverage:g} needs a bound from at least {needed} measured networks; the table has {count}: "
                 f"ask for at most {count / (count + 1):.3f}, or run `pnag latency fit` with more networks"
             )
         return max(1.0, self.ratios[max(rank, 1) - 1])
@@ -106,6 +115,8 @@ class LatencyTable:
     calibration: Calibration | None = None
     check: Mapping[str, Any] | None = None
     upper_bound: UpperBound | None = None
+    networks: tuple[NetworkLatency, ...] = ()
+    """Those that calibration and bound were fitted on: a check must use others."""
     measured_at: str | None = None
     host_load: Mapping[str, Any] | None = None
     source: str | None = None
@@ -140,6 +151,37 @@ class LatencyTable:
         Equals `cost(space)` wherever latency adds up over layers; raises as `cost` does.
         """
         return self.cost(space)
+
+    def measured_space(self, space: SearchSpace) -> SearchSpace:
+        """`space` without the options that no measured layer stands for, e.g. resolutions left out by `--only`.
+
+        Raises:
+            LatencyTableError: if the table is for another space, or covers no network of it.
+        """
+        self.check_space(space)
+        kept: dict[str, list[Option]] = {}
+        for group in space.cost_groups:
+            options = [space.decisions[space.index(name)].options for name in group.decisions]
+            seen: list[set[Option]] = [set() for _ in options]
+            whole: list[set[Option]] = [set() for _ in options]
+            for tokens in space.assignments(group.decisions):
+                values = [None if t < 0 else o[t] for o, t in zip(options, tokens, strict=True)]
+                is_measured = all(layer.key in self.layers for layer in group.build(*values))
+                for place, value in enumerate(values):
+                    if value is not None:
+                        seen[place].add(value)
+                        if is_measured:
+                            whole[place].add(value)
+            for name, all_options, measured in zip(group.decisions, seen, whole, strict=True):
+                if measured != all_options:
+                    before = kept.get(name, list(space.decisions[space.index(name)].options))
+                    kept[name] = [option for option in before if option in measured or option not in all_options]
+        empty = [name for name, options in kept.items() if not options]
+        if empty:
+            raise MissingLayerError(
+                f"latency table of {self.device.name} covers no option of {empty[0]}; measure more of {self.space}"
+            )
+        return space.restrict(kept) if kept else space
 
     def check_space(self, space: SearchSpace) -> None:
         """Raises LatencyTableError if the table was made for another space."""
@@ -183,6 +225,7 @@ class LatencyTable:
             "calibration": None,
             "check": dict(self.check) if self.check is not None else None,
             "upper_bound": None,
+            "networks": [asdict(network) for network in self.networks],
             "measured_at": self.measured_at,
             "host_load": dict(self.host_load) if self.host_load is not None else None,
         }
@@ -244,6 +287,7 @@ class LatencyTable:
             calibration=_parse_calibration(document.get("calibration"), name),
             check=document.get("check"),
             upper_bound=_parse_upper_bound(document.get("upper_bound"), name),
+            networks=_parse_networks(document.get("networks", []), name),
             measured_at=document.get("measured_at"),
             host_load=document.get("host_load"),
             source=document.get("source"),
@@ -286,6 +330,20 @@ def _parse_upper_bound(raw: Any, name: str) -> UpperBound | None:
     if not ratios:
         raise LatencyTableError(f"{name}: upper_bound has no ratios; run `pnag latency fit` again")
     return UpperBound(float(raw["coverage"]), ratios)
+
+
+def _parse_networks(raw: Any, name: str) -> tuple[NetworkLatency, ...]:
+    if not isinstance(raw, list):
+        raise LatencyTableError(f"{name}: networks must be a list of {{architecture, ms, median_ms}}")
+    networks = []
+    for number, entry in enumerate(raw, start=1):
+        if not isinstance(entry, dict) or not isinstance(entry.get("architecture"), str):
+            raise LatencyTableError(f"{name}: networks entry {number} must have architecture, ms and median_ms")
+        ms, median_ms = (
+            _non_negative(entry.get(k), f"{name}: networks entry {number}, {k}") for k in ("ms", "median_ms")
+        )
+        networks.append(NetworkLatency(entry["architecture"], ms, median_ms))
+    return tuple(networks)
 
 
 def _non_negative(value: Any, what: str) -> float:

@@ -42,7 +42,8 @@ class Objective:
 class Archive:
     """Every architecture that is among the elites of some budget of the grid."""
 
-    def __init__(self, objective: Objective, budgets_J: Floats, elites: int) -> None:
+    def __init__(self, space: SearchSpace, objective: Objective, budgets_J: Floats, elites: int) -> None:
+        self.space = space
         self.objective = objective
         self.budgets_J = budgets_J
         self.elites = elites
@@ -100,13 +101,14 @@ def dearest(space: SearchSpace, slack: SlackTable, cost: int = 0) -> Tokens:
 
 
 def _extreme(space: SearchSpace, slack: SlackTable, cost: int, sign: int) -> Tokens:
-    tokens_1D = np.full((1, len(space.decisions)), INACTIVE, dtype=np.int64)
+    tokens = np.full((1, len(space.decisions)), INACTIVE, dtype=np.int64)
     for t in range(len(space.decisions)):
-        entry = int(slack.entries(tokens_1D)[0, t])
+        entry = int(slack.entries(tokens)[0, t])
         if not slack.inactive_R[entry]:
             steps_C = slack.steps_RK[entry : entry + int(slack.width_D[t]), cost]
-            tokens_1D[0, t] = int(np.argmin(sign * steps_C))
-    return tokens_1D[0]
+            tokens[0, t] = int(np.argmin(sign * steps_C))
+    extreme_D: Tokens = tokens[0]
+    return extreme_D
 
 
 def search_archive(
@@ -120,7 +122,7 @@ def search_archive(
     """Fill an archive over the whole range of the primary cost."""
     ends_ND = np.stack([cheapest(space, slack), dearest(space, slack)])
     low, high = objective.cost(ends_ND)
-    archive = Archive(objective, budget_grid(low, high, config.cells), config.elites)
+    archive = Archive(space, objective, budget_grid(low, high, config.cells), config.elites)
     probability = min(1.0, config.mutations / len(space.decisions))
     with progress.stage("search", config.generations + config.local_search_rounds) as bar:
         archive.add(np.concatenate([ends_ND, space.sample(config.initial, rng)]))
@@ -145,8 +147,8 @@ def local_search(space: SearchSpace, archive: Archive, rounds: int) -> None:
 def neighbours(space: SearchSpace, tokens_ND: Tokens) -> Tokens:
     """All architectures that differ in one active decision, shape [neighbours, D].
 
-    What a change wakes up is copied from the last active decision that has the same options, as a layer added at the end
-    of a unit would be.
+    What a change wakes up is copied from the last active decision with the same options, as a layer added at the end of
+    a unit would be.
     """
     filled_ND = _fill_inactive(space, tokens_ND)
     changed = []

@@ -75,11 +75,11 @@ class GeneratorConfig:
 
     embedding: int = 48
     """Width of the LSTM's input."""
-    hidden: int = 96
+    hidden: int = 64
     """Units of the LSTM."""
     steps: int = 900
     """Gradient steps per round."""
-    rounds: int = 2
+    rounds: int = 1
     """Times that the policy is trained, then asked, its answers joining the archive."""
     batch_size: int = 128
     """Architectures per step."""

@@ -1,8 +1,8 @@
 """The generator as one small ONNX graph: a Scan over the decisions, written node by node.
 
 Exporters unroll the decisions into thousands of nodes that load and run slower (docs/decisions.md). Matrices that only
-meet linearly are multiplied beforehand, so the graph's numbers differ from torch's by rounding alone; `verify_generator`
-holds the two together, token by token.
+meet linearly are multiplied beforehand, so the graph's numbers differ from torch's by rounding alone;
+`verify_generator` holds the two together, token by token.
 
 Axis letters: B = budgets, S = candidates per budget, N = B S, D = decisions, C = options of the widest decision,
 K = costs, H = hidden units, G = 4 H gate inputs, R = entries of the slack table.

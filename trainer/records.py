@@ -5,7 +5,7 @@ CSV or Parquet with the columns `architecture` and `top1_percent` or `accuracy` 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,10 @@ class Records:
 
     def __len__(self) -> int:
         return len(self.encodings)
+
+    def within(self, space: SearchSpace) -> "Records":
+        """The same records with the tokens of a restricted space; every option they use must be left in it."""
+        return replace(self, tokens_ND=np.stack([space.decode(encoding) for encoding in self.encodings]))
 
     def require_accuracy(self) -> Floats:
         """Accuracies as fractions, shape [N]; raises RecordsError if the file had none."""

@@ -1,8 +1,8 @@
 """Train the budget-conditioned policy to imitate the archive's elites, at any budget in the range.
 
-Each step draws budgets over the whole range (PNAG's joint training over diverse budgets), draws one elite per budget with
-weight exp((accuracy - best) / temperature), and raises its log-probability under that budget's slack mask. A round ends
-by asking the policy; its answers join the archive, so the second round imitates what the first one found.
+Each step draws budgets over the whole range (PNAG's joint training over diverse budgets), draws one elite per budget
+with weight exp((accuracy - best) / temperature), and raises its log-probability under that budget's slack mask. A round
+ends by asking the policy; its answers join the archive, so the next round imitates what this one found.
 """
 
 from dataclasses import dataclass
@@ -43,15 +43,15 @@ def train_generator(
     progress: Progress,
 ) -> Generator:
     """A policy over the archive's range of budgets; the archive gains what the policy finds."""
+    torch.set_num_threads(1)  # at these sizes a second thread costs more than it brings
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, 1])
     low, high = float(archive.budgets_J[0]), float(archive.budgets_J[-1])
     generator = Generator(space, slack, low, high, config.embedding, config.hidden)
     for number in range(1, config.rounds + 1):
         _imitate(generator, archive, config, rng, f"generator {number}/{config.rounds}", progress)
-        for budget in budget_grid(low, high, config.ask_budgets):
-            tokens_ND = sample(generator, np.full(config.ask_candidates, budget), slack.base_K.shape[0], rng)
-            archive.add(tokens_ND)
+        budgets_N = np.repeat(budget_grid(low, high, config.ask_budgets), config.ask_candidates)
+        archive.add(sample(generator, budgets_N, slack.base_K.shape[0], rng))
         local_search(space, archive, archive_config.local_search_rounds)
     return generator
 

@@ -1,0 +1,98 @@
+"""The `pnag` sub-commands that train. Heavy imports wait until a command runs."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from models.bundle import Bundle
+    from trainer.config import TrainConfig
+
+app = typer.Typer()
+
+_Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+_Seed = Annotated[int, typer.Option(help="Same inputs, same seed, same bundle.")]
+_Recipe = Annotated[str, typer.Option(help="default, quick (seconds, nothing converges) or thorough.")]
+_Table = Annotated[Path, typer.Option("--latency-table", help="What `pnag latency` wrote for the device.")]
+
+
+@app.command(
+    epilog="Example: pnag train --space nas-bench-macro --records records.csv --latency-table table.json --out bundle"
+)
+def train(
+    space: Annotated[str, typer.Option(help="A search space; `pnag spaces` lists them.")],
+    records: Annotated[Path, typer.Option(help="CSV or Parquet: architecture, top1_percent or accuracy.")],
+    latency_table: _Table,
+    out: Annotated[Path, typer.Option(help="The bundle folder to write.")],
+    name: Annotated[str | None, typer.Option(help="The bundle's name; default: the folder's.")] = None,
+    bundle_version: Annotated[str, typer.Option(help="The bundle's version.")] = "1",
+    dataset: Annotated[str, typer.Option(help="What the accuracies were measured on.")] = "unknown",
+    recipe: _Recipe = "default",
+    seed: _Seed = 0,
+    as_json: _Json = False,
+) -> None:
+    """Train evaluator and generator, and write a verified bundle."""
+    from trainer.progress import show_progress
+    from trainer.train import Identity, train_bundle
+
+    config = _config(recipe, seed)
+    identity = Identity(name or out.resolve().name, bundle_version, dataset)
+    with show_progress() as progress:
+        bundle = train_bundle(space, records, latency_table, out, identity, config, progress)
+    _report(bundle, out, as_json)
+
+
+@app.command(epilog="Example: pnag retarget --bundle my-bundle --latency-table phone.json --out my-bundle-phone")
+def retarget(
+    bundle: Annotated[Path, typer.Option(help="The bundle whose evaluator is kept.")],
+    latency_table: _Table,
+    out: Annotated[Path, typer.Option(help="The bundle folder to write.")],
+    name: Annotated[str | None, typer.Option(help="The new bundle's name; default: the folder's.")] = None,
+    recipe: _Recipe = "default",
+    seed: _Seed = 0,
+    as_json: _Json = False,
+) -> None:
+    """Make a bundle for another device: the same evaluator, a new generator."""
+    from models.bundle import Bundle
+    from trainer.progress import show_progress
+    from trainer.train import retarget_bundle
+
+    config = _config(recipe, seed)
+    with show_progress() as progress:
+        made = retarget_bundle(Bundle.load(bundle), latency_table, out, name or out.resolve().name, config, progress)
+    _report(made, out, as_json)
+
+
+def _config(recipe: str, seed: int) -> "TrainConfig":
+    from trainer.recipes import RECIPES
+
+    if recipe not in RECIPES:
+        raise typer.BadParameter(f"{recipe!r}; choose from {sorted(RECIPES)}", param_hint="--recipe")
+    return RECIPES[recipe](seed)
+
+
+def _report(bundle: "Bundle", out: Path, as_json: bool) -> None:
+    metrics, training = bundle.manifest["metrics"], bundle.manifest["training"]
+    if as_json:
+        json.dump({"bundle": str(out), "name": bundle.name, "version": bundle.version, "metrics": metrics}, sys.stdout)
+        sys.stdout.write("\n")
+        return
+    evaluator, generator = metrics["evaluator"], metrics["generator"]
+    typer.echo(
+        f"evaluator: kendall tau {_number(evaluator['kendall_tau'])} (MACs alone "
+        f"{_number(evaluator['macs_only_kendall_tau'])}), mean error {evaluator['mae_percent']:.3f} points (MACs alone "
+        f"{evaluator['macs_only_mae_percent']:.3f}), {evaluator['interval_coverage_asked']:.0%} interval held for "
+        f"{evaluator['interval_coverage_seen']:.0%}, over {evaluator['num_held_out']} held-out records\n"
+        f"generator: mean regret {generator['mean_regret_percent']:.4f} points, hypervolume "
+        f"{generator['hypervolume_percent']:.2f} % of the archive's, {generator['samples_over_budget']} samples over "
+        f"budget, at {generator['budgets']} budgets with {generator['candidates']} candidates\n"
+        f"{out}: {bundle.name} {bundle.version}, {generator['front_points']} front networks, "
+        f"{training['wall_seconds']:g} s on the CPU"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
