@@ -76,7 +76,10 @@ class Generator(nn.Module):
         """
         logits_NDC = self.masked_logits(tokens_ND, limits_NK)
         chosen = torch.from_numpy(np.maximum(tokens_ND, 0)).unsqueeze(2)
-        log_prob_ND = torch.log_softmax(logits_NDC, dim=2).gather(2, chosen).squeeze(2)
+        # Where an architecture has already broken a limit no option is left, and softmax would give NaN.
+        lost_ND1 = torch.isneginf(logits_NDC).all(dim=2, keepdim=True)
+        log_prob_NDC = torch.log_softmax(logits_NDC.masked_fill(lost_ND1, 0.0), dim=2).masked_fill(lost_ND1, -math.inf)
+        log_prob_ND = log_prob_NDC.gather(2, chosen).squeeze(2)
         return torch.where(torch.from_numpy(tokens_ND == INACTIVE), 0.0, log_prob_ND).sum(dim=1)
 
     def masked_logits(self, tokens_ND: Tokens, limits_NK: NDArray[np.float32]) -> Tensor:

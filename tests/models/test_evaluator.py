@@ -1,0 +1,66 @@
+import numpy as np
+import onnxruntime
+import pytest
+
+from models.evaluator import AccuracyModel, GaussianProcess, MlpEnsemble, to_log_error
+from models.features import ArchitectureFeatures
+from models.spaces.registry import get_space
+
+
+def _gaussian_process(rng: np.random.Generator) -> GaussianProcess:
+    inputs = np.concatenate([rng.integers(0, 2, (30, 7)), rng.normal(size=(30, 2))], axis=1).astype(np.float64)
+    return GaussianProcess(
+        inputs_MF=inputs, shift_F=rng.normal(size=9), spread_F=rng.uniform(0.5, 2, 9),
+        lengthscale_F=rng.uniform(1, 3, 9), linear_F=rng.uniform(0, 0.1, 9), outputscale=0.7, constant=0.1,
+        weights_M=rng.normal(size=30) * 0.1, mean=1.4, scale=0.2,
+    )  # fmt: skip
+
+
+def _mlp_ensemble(rng: np.random.Generator) -> MlpEnsemble:
+    shapes = [(9, 8), (8, 4), (4, 1)]
+    networks = [
+        [(rng.normal(size=s).astype(np.float32).astype(np.float64), rng.normal(size=s[1])) for s in shapes]
+        for _ in range(3)
+    ]
+    return MlpEnsemble(networks, rng.normal(size=9), rng.uniform(0.5, 2, 9), 1.4, 0.05)
+
+
+@pytest.mark.parametrize("make", [_gaussian_process, _mlp_ensemble])
+def test_onnx_computes_what_numpy_does(make: object) -> None:
+    rng = np.random.default_rng(0)
+    model: AccuracyModel = make(rng)  # type: ignore[operator]
+    session = onnxruntime.InferenceSession(model.to_onnx(), providers=["CPUExecutionProvider"])
+    for count in (1, 50):
+        features = rng.normal(size=(count, 9))
+        np.testing.assert_allclose(session.run(None, {"features": features})[0], model(features), atol=1e-12)
+
+
+def test_the_gaussian_process_equals_its_kernel_written_out() -> None:
+    rng = np.random.default_rng(1)
+    gp = _gaussian_process(rng)
+    features = rng.normal(size=(5, 9))
+    expected = []
+    for x in (features - gp.shift_F) / gp.spread_F:
+        y = gp.constant
+        for z, weight in zip((gp.inputs_MF - gp.shift_F) / gp.spread_F, gp.weights_M, strict=True):
+            rbf = gp.outputscale * np.exp(-0.5 * np.sum(((x - z) / gp.lengthscale_F) ** 2))
+            y += weight * (rbf + np.sum(gp.linear_F * x * z))
+        expected.append(1 - np.exp(-(gp.mean + gp.scale * y)))
+    np.testing.assert_allclose(gp(features), expected, atol=1e-12)
+
+
+def test_log_error_undoes_itself_and_survives_perfection() -> None:
+    accuracy = np.array([0.01, 0.5, 0.76, 0.999])
+    np.testing.assert_allclose(1 - np.exp(-to_log_error(accuracy)), accuracy, atol=1e-12)
+    assert np.isfinite(to_log_error(np.array([1.0])))[0]
+
+
+def test_features_tell_architectures_apart_and_know_what_is_inactive() -> None:
+    space = get_space("ofa-mobilenetv3-w1.0").restrict({"resolution": (224,)})
+    features = ArchitectureFeatures(space)
+    tokens_ND = space.sample(500, np.random.default_rng(2))
+    matrix = features(tokens_ND)
+    assert len(np.unique(matrix, axis=0)) == len(np.unique(tokens_ND, axis=0))
+    one_hot = matrix[:, :-8]  # then five depths, their sum, log MACs, log params
+    assert np.array_equal(one_hot.sum(axis=1), (tokens_ND != -1).sum(axis=1) - 1)  # the resolution says nothing
+    assert np.array_equal(matrix[:, -8:-3].sum(axis=1), matrix[:, -3])
