@@ -133,7 +133,6 @@ class OnnxGenerator:
         self._generator = _session(bundle, GENERATOR, threads)
         self._evaluator = _session(bundle, EVALUATOR, threads)
         self._width = int(space.num_options_D.max())
-        self._check_shapes()
         self._features = ArchitectureFeatures(space)
         self._latency = bundle.latency_table.predictor(space)
         self._macs, self._params = macs_cost(space), params_cost(space)
@@ -142,6 +141,7 @@ class OnnxGenerator:
         self._bytes = BYTES_PER_NUMBER.get(precision, 4)
         # The front as tokens, rising in latency and accuracy.
         self._front_FD = np.stack([space.decode(point.encoding) for point in bundle.front])
+        self._check_shapes()
         self._front = self._evaluate(self._front_FD)
         self.range_ms = (float(self._front.latency_ms.min()), float(self._front.latency_ms.max()))
 
@@ -305,9 +305,8 @@ class OnnxGenerator:
         )
 
     def _evaluate(self, tokens_ND: Tokens) -> "_Values":
-        (accuracy_N,) = self._evaluator.run(None, {"features": self._features(tokens_ND)})
         return _Values(
-            accuracy=accuracy_N.astype(np.float64),
+            accuracy=run_evaluator(self._evaluator, self._features(tokens_ND)),
             latency_ms=self._latency(tokens_ND),
             macs=self._macs(tokens_ND),
             params=self._params(tokens_ND),
@@ -368,14 +367,28 @@ class OnnxGenerator:
         return table.bound_factor(table.default_coverage if coverage is None else coverage)
 
     def _check_shapes(self) -> None:
-        shapes = {i.name: i.shape for i in self._generator.get_inputs()}
-        wanted = {"limits": [len(COSTS)], "noise": [len(self._space.decisions), self._width]}
-        for name, tail in wanted.items():
-            if shapes.get(name, [])[-len(tail) :] != tail:
-                raise BundleError(
-                    f"{self.bundle.name}/{GENERATOR}: input {name} has shape {shapes.get(name)}; "
-                    f"the search space asks for it to end in {tail}"
-                )
+        num_features = self._features(self._front_FD[:1]).shape[1]
+        wanted = {
+            GENERATOR: {"limits": [len(COSTS)], "noise": [len(self._space.decisions), self._width]},
+            EVALUATOR: {"features": [num_features]},
+        }
+        for name, session in ((GENERATOR, self._generator), (EVALUATOR, self._evaluator)):
+            shapes = {i.name: list(i.shape) for i in session.get_inputs()}
+            for tensor, tail in wanted[name].items():
+                if shapes.get(tensor, [])[-len(tail) :] != tail:
+                    raise BundleError(
+                        f"{self.bundle.name}/{name}: input {tensor} has shape {shapes.get(tensor)}; "
+                        f"the search space asks for it to end in {tail}"
+                    )
+
+
+def run_evaluator(session: onnxruntime.InferenceSession, features_NF: Floats) -> Floats:
+    """Accuracy of each architecture as a fraction, shape [N].
+
+    Rounded to 9 decimals: the last bits depend on how many architectures are asked at once, and answers must not.
+    """
+    accuracy_N: Floats = np.round(session.run(None, {"features": features_NF})[0], 9)
+    return accuracy_N
 
 
 @dataclass(frozen=True)

@@ -29,15 +29,19 @@ from models.files import to_json
 from models.generator import Generator
 from models.latency_table import LatencyTable
 from models.pareto import hypervolume
-from models.runtime import COSTS, DEFAULT_NUM_CANDIDATES, OnnxGenerator, Query
+from models.runtime import COSTS, DEFAULT_NUM_CANDIDATES, OnnxGenerator, Query, run_evaluator
 from models.search_space import SearchSpace, Tokens
 from models.slack import SlackTable
 from models.spaces.registry import get_space
-from trainer.archive import Archive, Objective, search_archive
+from trainer.archive import Archive
 from trainer.config import TrainConfig
 from trainer.export_generator import export_generator, verify_generator
+from trainer.objective import Objective
+from trainer.pareto_rule import pair_agreement
 from trainer.progress import Progress
+from trainer.ranking_evaluator import train_ranking_evaluator
 from trainer.records import Records, options_seen, read_records
+from trainer.reinforce import Score
 from trainer.train_evaluator import train_evaluator
 from trainer.train_generator import sample, train_generator
 
@@ -81,16 +85,19 @@ class _Expertise:
         def predict(tokens_ND: Tokens) -> Floats:
             # In blocks: a kernel against every record at once would take gigabytes for a front's neighbours.
             blocks = [tokens_ND[i : i + _BLOCK] for i in range(0, len(tokens_ND), _BLOCK)]
-            return np.concatenate([session.run(None, {"features": features(block)})[0] for block in blocks])
+            return np.concatenate([run_evaluator(session, features(block)) for block in blocks])
 
         return predict
 
 
 def train_bundle(
     space_name: str, records_path: Path, table_path: Path, out: Path, identity: Identity, config: TrainConfig,
-    progress: Progress,
+    progress: Progress, checkpoint: Path | None = None,
 ) -> Bundle:  # fmt: skip
     """Train everything and write the bundle; nothing is written if any stage fails.
+
+    Args:
+        checkpoint: a folder that keeps the generator's training resumable, and its curves.
 
     Raises:
         RecordsError, LatencyTableError, TrainingError: naming the row, layer or figure that stands in the way.
@@ -104,7 +111,7 @@ def train_bundle(
     table.predictor(space)  # refuse a table that does not fit before minutes of training
     _check_cost_spread(records, table, space)
     expertise = _learn_accuracy(space, records, identity.dataset, config, progress)
-    return _generate_bundle(expertise, table, out, identity, config, progress, started)
+    return _generate_bundle(expertise, table, out, identity, config, progress, started, checkpoint)
 
 
 def retarget_bundle(
@@ -159,15 +166,14 @@ def _learn_accuracy(
 
 def _generate_bundle(
     expertise: _Expertise, table: LatencyTable, out: Path, identity: Identity, config: TrainConfig,
-    progress: Progress, started: float,
+    progress: Progress, started: float, checkpoint: Path | None = None,
 ) -> Bundle:  # fmt: skip
     space = expertise.space
     slack = SlackTable.build(space, [table.cost(space), macs_cost(space), params_cost(space)])
     assert len(COSTS) == len(slack.base_K)
     objective = Objective(table.predictor(space), expertise.predictor())
-    rng = np.random.default_rng([config.seed, 0])
-    archive = search_archive(space, slack, objective, config.archive, rng, progress)
-    generator = train_generator(space, slack, archive, config.generator, config.archive, config.seed, progress)
+    score, ranking = _ranking(expertise, objective, config, progress)
+    archive, generator = train_generator(space, slack, objective, config, progress, checkpoint, score)
     exported = export_generator(generator)
     num_compared = verify_generator(generator, exported, config.seed)
     manifest: dict[str, Any] = {
@@ -180,7 +186,7 @@ def _generate_bundle(
         "accuracy": expertise.accuracy,
         "generator": {"costs": list(COSTS), "seed": config.seed, "num_candidates": DEFAULT_NUM_CANDIDATES},
         "metrics": {
-            "evaluator": expertise.metrics,
+            "evaluator": {**expertise.metrics, **ranking},
             "generator": _measure_generator(generator, archive, config.seed),
             "latency_table": dict(table.check) if table.check else None,
         },
@@ -205,6 +211,28 @@ def _generate_bundle(
     manifest["self_test"] = _self_test(Bundle.assemble(manifest, contents))
     manifest["training"]["wall_seconds"] = round(time.monotonic() - started, 1)
     return write_bundle(out, manifest, contents)
+
+
+def _ranking(
+    expertise: _Expertise, objective: Objective, config: TrainConfig, progress: Progress
+) -> tuple[Score | None, dict[str, Any]]:
+    """The paper's learned score where the configuration asks for it, with how well it ranks held-out records."""
+    if config.evaluator.score != "ranking":
+        return None, {}
+    tokens_ND = np.stack([expertise.space.decode(k["encoding"]) for k in expertise.known])
+    accuracy_N = np.array([k["accuracy"] for k in expertise.known])
+    cost_N = objective.cost(tokens_ND)
+    order = np.random.default_rng(config.seed).permutation(len(tokens_ND))
+    held_out, fitted = np.split(order, [max(2, round(config.evaluator.held_out_fraction * len(order)))])
+    evaluator = train_ranking_evaluator(
+        expertise.space, tokens_ND[fitted], cost_N[fitted], accuracy_N[fitted], config.ranking, config.seed, progress
+    )
+    budgets_K = np.linspace(cost_N.min(), cost_N.max(), 12)[1:-1]
+    held_out = held_out[:300]  # all pairs of more would take gigabytes
+    score_KN = np.stack([evaluator.score(tokens_ND[held_out], np.full(len(held_out), b)) for b in budgets_K])
+    agreement = pair_agreement(score_KN, cost_N[held_out], accuracy_N[held_out], budgets_K)
+    figures = {k: v if math.isfinite(v) else None for k, v in asdict(agreement).items()}
+    return lambda tokens, _cost, _accuracy, budget: evaluator.score(tokens, budget), {"ranking": figures}
 
 
 def _front_points(archive: Archive) -> list[dict[str, Any]]:
