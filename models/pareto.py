@@ -32,6 +32,37 @@ def hypervolume(cost_N: Floats, accuracy_N: Floats, reference_cost: float, refer
     return float(np.sum((right - cost[front]) * (accuracy[front] - reference_accuracy)))
 
 
+def hypervolume_nd(points_NM: Floats, reference_M: Floats) -> float:  # noqa: N803
+    """Volume dominated by points in M objectives, all to be lowered, up to a reference point that is worse than all.
+
+    Exact, by the exclusive contributions of one point after the other (While et al., 2012); points that do not beat the
+    reference in every objective add nothing, no points give 0. Meant for the hundred points of a front.
+
+    Raises:
+        ValueError: if the numbers of objectives differ.
+    """
+    if points_NM.ndim != 2 or points_NM.shape[1:] != reference_M.shape:
+        raise ValueError(
+            f"points have shape {points_NM.shape}, the reference {reference_M.shape}; expected [N, M], [M]"
+        )
+    return _dominated_volume(points_NM[np.all(points_NM < reference_M, axis=1)], reference_M)
+
+
+def _dominated_volume(points_NM: Floats, reference_M: Floats) -> float:
+    points_NM = np.unique(points_NM, axis=0)
+    no_worse_NN = np.all(points_NM[:, np.newaxis] <= points_NM[np.newaxis], axis=2)
+    np.fill_diagonal(no_worse_NN, False)
+    front = points_NM[~no_worse_NN.any(axis=0)]
+    total = 0.0
+    for i, point_M in enumerate(front):
+        # What later points dominate too is theirs: cut their boxes to this one's and take that volume off.
+        shared = np.maximum(front[i + 1 :], point_M)
+        total += float(np.prod(reference_M - point_M)) - (
+            _dominated_volume(shared, reference_M) if len(shared) else 0.0
+        )
+    return total
+
+
 def best_within(cost_F: Floats, budget_B: Floats) -> NDArray[np.int64]:  # noqa: N803
     """For each budget the index of the front's most expensive point that fits, -1 where none does.
 

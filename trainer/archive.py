@@ -6,37 +6,26 @@ local search that tries every one-decision neighbour of the front until none is 
 Axis letters: N = architectures, D = decisions, J = budgets of the grid, M = elites per budget.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from models.errors import TrainingError
 from models.pareto import pareto_front
 from models.search_space import INACTIVE, SearchSpace, Tokens
 from models.slack import SlackTable
+from trainer.checkpoint import as_tensors
 from trainer.config import ArchiveConfig
+from trainer.objective import Objective
 from trainer.progress import Progress
 
 Floats = NDArray[np.float64]
 
-
-@dataclass
-class Objective:
-    """What is searched: cost to stay within, accuracy to raise. Counts every architecture it is asked for.
-
-    Attributes:
-        cost, accuracy: tokens [N, D] -> [N].
-    """
-
-    cost: Callable[[Tokens], Floats]
-    accuracy: Callable[[Tokens], Floats]
-    calls: int = 0
-
-    def __call__(self, tokens_ND: Tokens) -> tuple[Floats, Floats]:
-        """Cost and accuracy of each architecture."""
-        self.calls += len(tokens_ND)
-        return self.cost(tokens_ND), self.accuracy(tokens_ND)
+_BLOCK = 4096
+"""Listed architectures asked for at once."""
 
 
 class Archive:
@@ -53,16 +42,45 @@ class Archive:
         self._seen: set[bytes] = set()
 
     def add(self, tokens_ND: Tokens) -> None:
-        """Evaluate what is new among canonical tokens, and keep it where it is an elite."""
-        fresh = []
+        """Evaluate what is new among canonical tokens, as far as the objective allows, and keep what is an elite."""
+        fresh: list[int] = []
         for row, key in enumerate(map(bytes, tokens_ND.astype(np.int8))):
+            if len(fresh) == self.objective.remaining:
+                break
             if key not in self._seen:
                 self._seen.add(key)
                 fresh.append(row)
         if not fresh:
             return
         new_ND = tokens_ND[fresh]
-        cost, accuracy = self.objective(new_ND)
+        self._keep(new_ND, *self.objective(new_ND))
+
+    def add_evaluated(self, tokens_ND: Tokens, cost_N: Floats, accuracy_N: Floats) -> None:
+        """Keep architectures that were evaluated elsewhere where they are elites."""
+        fresh = []
+        for row, key in enumerate(map(bytes, tokens_ND.astype(np.int8))):
+            if key not in self._seen:
+                self._seen.add(key)
+                fresh.append(row)
+        if fresh:
+            self._keep(tokens_ND[fresh], cost_N[fresh], accuracy_N[fresh])
+
+    def state(self) -> dict[str, torch.Tensor | int]:
+        """Everything the archive knows, for a checkpoint."""
+        assert self.tokens_ND is not None
+        seen = np.frombuffer(b"".join(sorted(self._seen)), dtype=np.int8).reshape(len(self._seen), -1)
+        names = ("tokens", "cost", "accuracy", "seen")
+        tensors = as_tensors([self.tokens_ND, self.cost_N, self.accuracy_N, seen])
+        return {**dict(zip(names, tensors, strict=True)), "calls": self.objective.calls}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Undo `state`."""
+        self.tokens_ND = state["tokens"].numpy()
+        self.cost_N, self.accuracy_N = state["cost"].numpy(), state["accuracy"].numpy()
+        self._seen = set(map(bytes, state["seen"].numpy()))
+        self.objective.calls = state["calls"]
+
+    def _keep(self, new_ND: Tokens, cost: Floats, accuracy: Floats) -> None:
         self.tokens_ND = new_ND if self.tokens_ND is None else np.concatenate([self.tokens_ND, new_ND])
         self.cost_N, self.accuracy_N = np.append(self.cost_N, cost), np.append(self.accuracy_N, accuracy)
         elite_JM = self.elite_indices(self.budgets_J)
@@ -111,6 +129,25 @@ def _extreme(space: SearchSpace, slack: SlackTable, cost: int, sign: int) -> Tok
     return extreme_D
 
 
+def empty_archive(space: SearchSpace, slack: SlackTable, objective: Objective, config: ArchiveConfig) -> Archive:
+    """An archive over the range of the primary cost, before any search.
+
+    Raises:
+        TrainingError: if all architectures cost the same, so that there is no trade-off to learn.
+    """
+    ends_ND = objective.listed_ND
+    if ends_ND is None:
+        ends_ND = np.stack([cheapest(space, slack), dearest(space, slack)])
+    cost_N = objective.cost(ends_ND)
+    low, high = cost_N.min(), cost_N.max()
+    if not high > low * (1 + 1e-9):
+        raise TrainingError(
+            f"{space.name}: the cheapest and the dearest network both cost {low:.4g}; budgets need networks of "
+            "different cost. Look at the latency table, or allow more options"
+        )
+    return Archive(space, objective, budget_grid(low, high, config.cells), config.elites)
+
+
 def search_archive(
     space: SearchSpace,
     slack: SlackTable,
@@ -119,14 +156,21 @@ def search_archive(
     rng: np.random.Generator,
     progress: Progress,
 ) -> Archive:
-    """Fill an archive over the whole range of the primary cost."""
+    """Fill an archive over the whole range of the primary cost, until the generations or the allowed calls are over."""
+    archive = empty_archive(space, slack, objective, config)
+    if objective.listed_ND is not None:
+        with progress.stage("search", len(objective.listed_ND)) as bar:
+            for start in range(0, len(objective.listed_ND), _BLOCK):
+                archive.add(objective.listed_ND[start : start + _BLOCK])
+                bar.step(_BLOCK)
+        return archive
     ends_ND = np.stack([cheapest(space, slack), dearest(space, slack)])
-    low, high = objective.cost(ends_ND)
-    archive = Archive(space, objective, budget_grid(low, high, config.cells), config.elites)
     probability = min(1.0, config.mutations / len(space.decisions))
     with progress.stage("search", config.generations + config.local_search_rounds) as bar:
         archive.add(np.concatenate([ends_ND, space.sample(config.initial, rng)]))
         for _ in range(config.generations):
+            if objective.remaining == 0:
+                break
             archive.add(_children(space, archive, config, probability, rng))
             bar.step(note=f"{len(archive.cost_N)} elites, {objective.calls} evaluations")
         local_search(space, archive, config.local_search_rounds)

@@ -31,6 +31,13 @@ def train(
     bundle_version: Annotated[str, typer.Option(help="The bundle's version.")] = "1",
     dataset: Annotated[str, typer.Option(help="What the accuracies were measured on.")] = "unknown",
     recipe: _Recipe = "default",
+    method: Annotated[str, typer.Option(help="elite-imitation, or the paper's reinforce.")] = "elite-imitation",
+    evaluator: Annotated[
+        str, typer.Option(help="What reinforce maximises: composite, or the paper's learned ranking.")
+    ] = "composite",
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="A folder that keeps generator training resumable, and its curves.csv.")
+    ] = None,
     seed: _Seed = 0,
     as_json: _Json = False,
 ) -> None:
@@ -38,10 +45,10 @@ def train(
     from trainer.progress import show_progress
     from trainer.train import Identity, train_bundle
 
-    config = _config(recipe, seed)
+    config = _config(recipe, seed, method, evaluator)
     identity = Identity(name or out.resolve().name, bundle_version, dataset)
     with show_progress() as progress:
-        bundle = train_bundle(space, records, latency_table, out, identity, config, progress)
+        bundle = train_bundle(space, records, latency_table, out, identity, config, progress, checkpoint)
     _report(bundle, out, as_json)
 
 
@@ -66,12 +73,23 @@ def retarget(
     _report(made, out, as_json)
 
 
-def _config(recipe: str, seed: int) -> "TrainConfig":
+def _config(recipe: str, seed: int, method: str = "elite-imitation", evaluator: str = "composite") -> "TrainConfig":
+    from dataclasses import replace
+
+    from trainer.config import METHODS, SCORES
     from trainer.recipes import RECIPES
 
     if recipe not in RECIPES:
         raise typer.BadParameter(f"{recipe!r}; choose from {sorted(RECIPES)}", param_hint="--recipe")
-    return RECIPES[recipe](seed)
+    for name, value, known in (("--method", method, METHODS), ("--evaluator", evaluator, SCORES)):
+        if value not in known:
+            raise typer.BadParameter(f"{value!r}; choose from {list(known)}", param_hint=name)
+    config = RECIPES[recipe](seed)
+    return replace(
+        config,
+        generator=replace(config.generator, method=method),
+        evaluator=replace(config.evaluator, score=evaluator),
+    )
 
 
 def _report(bundle: "Bundle", out: Path, as_json: bool) -> None:

@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 
 from models.errors import TrainingError
 
+METHODS = ("elite-imitation", "reinforce")
+SCORES = ("composite", "ranking")
+
 
 def _check(condition: bool, message: str) -> None:
     if not condition:
@@ -12,8 +15,11 @@ def _check(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class EvaluatorConfig:
-    """How the accuracy model is fitted."""
+    """How the accuracy model is fitted, and which score guides the generator."""
 
+    score: str = "composite"
+    """What the generator's training maximises at a budget: `composite` (accuracy where the cost fits) or `ranking`
+    (the paper's learned score, for method `reinforce`)."""
     min_records: int = 20
     """Fewer than this are refused."""
     held_out_fraction: float = 0.2
@@ -36,11 +42,39 @@ class EvaluatorConfig:
     """L2 penalty."""
 
     def __post_init__(self) -> None:
+        _check(self.score in SCORES, f"evaluator score is {self.score!r}; choose from {list(SCORES)}")
         _check(self.min_records >= 4, f"min_records is {self.min_records}; at least 4")
         _check(0 < self.held_out_fraction < 1, f"held_out_fraction is {self.held_out_fraction}; between 0 and 1")
         _check(0 < self.interval_coverage < 1, f"interval_coverage is {self.interval_coverage}; between 0 and 1")
         _check(self.gp_steps > 0 and self.gp_learning_rate > 0, "gp_steps and gp_learning_rate must be above 0")
         _check(self.mlp_members > 0, f"mlp_members is {self.mlp_members}; at least 1")
+
+
+@dataclass(frozen=True)
+class RankingConfig:
+    """How the paper's evaluator is trained (eq. 4)."""
+
+    budgets: int = 10
+    """Budgets K with an embedding of their own, even over the range of costs."""
+    embedding: int = 16
+    """Width of a budget's embedding."""
+    hidden: int = 128
+    """Width of the two hidden layers."""
+    margin: float = 1.0
+    """Of the hinge."""
+    steps: int = 600
+    """Adam steps."""
+    batch_size: int = 64
+    """Architectures M per step; all M (M - 1) pairs are compared at every budget."""
+    learning_rate: float = 2e-3
+    """Peak of a cosine schedule."""
+    weight_decay: float = 1e-3
+    """L2 penalty."""
+
+    def __post_init__(self) -> None:
+        _check(self.budgets >= 2, f"budgets is {self.budgets}; at least 2")
+        _check(self.steps > 0 and self.batch_size >= 2, "steps must be above 0, batch_size at least 2")
+        _check(self.margin > 0, f"margin is {self.margin}; above 0")
 
 
 @dataclass(frozen=True)
@@ -70,9 +104,34 @@ class ArchiveConfig:
 
 
 @dataclass(frozen=True)
-class GeneratorConfig:
-    """How the policy imitates the archive's elites."""
+class ReinforceConfig:
+    """How the policy is trained by policy gradient (eq. 2)."""
 
+    steps: int = 800
+    """Gradient steps."""
+    budgets: int = 8
+    """Budgets K per step, drawn anew each time, one from each of K equal parts of the range."""
+    samples: int = 16
+    """Architectures per budget; their mean reward is that budget's baseline."""
+    learning_rate: float = 2e-3
+    """Peak of Adam's one-cycle schedule."""
+    entropy_start: float = 0.05
+    """Weight of the policy's entropy per decision at the first step, against rewards of deviation 1 ..."""
+    entropy_end: float = 0.0
+    """... falling linearly to this at the last."""
+
+    def __post_init__(self) -> None:
+        _check(self.steps > 0 and self.budgets > 0, "steps and budgets must be above 0")
+        _check(self.samples >= 2, f"samples is {self.samples}; at least 2, or the baseline is the reward itself")
+        _check(self.entropy_start >= 0 and self.entropy_end >= 0, "entropy weights must not be below 0")
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """How the policy is trained; steps, rounds and the rest below `hidden` are those of elite imitation."""
+
+    method: str = "elite-imitation"
+    """`elite-imitation`, or the paper's `reinforce`."""
     embedding: int = 48
     """Width of the LSTM's input."""
     hidden: int = 64
@@ -93,6 +152,7 @@ class GeneratorConfig:
     """Samples per budget asked."""
 
     def __post_init__(self) -> None:
+        _check(self.method in METHODS, f"generator method is {self.method!r}; choose from {list(METHODS)}")
         _check(self.hidden > 0 and self.embedding > 0, "hidden and embedding must be above 0")
         _check(self.steps > 0 and self.rounds > 0 and self.batch_size > 0, "steps, rounds, batch_size must be above 0")
         _check(self.temperature > 0, f"temperature is {self.temperature}; above 0")
@@ -107,3 +167,12 @@ class TrainConfig:
     evaluator: EvaluatorConfig = field(default_factory=EvaluatorConfig)
     archive: ArchiveConfig = field(default_factory=ArchiveConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
+    ranking: RankingConfig = field(default_factory=RankingConfig)
+
+    def __post_init__(self) -> None:
+        _check(
+            self.evaluator.score == "composite" or self.generator.method == "reinforce",
+            f"evaluator score {self.evaluator.score!r} guides method reinforce only; {self.generator.method!r} "
+            "imitates elites by accuracy. Choose --method reinforce, or the composite score",
+        )

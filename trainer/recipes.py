@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from trainer.config import ArchiveConfig, EvaluatorConfig, GeneratorConfig, TrainConfig
+from trainer.config import ArchiveConfig, EvaluatorConfig, GeneratorConfig, RankingConfig, ReinforceConfig, TrainConfig
 
 
 def default(seed: int = 0) -> TrainConfig:
@@ -17,6 +17,8 @@ def quick(seed: int = 0) -> TrainConfig:
         evaluator=EvaluatorConfig(gp_hyperparameter_records=200, gp_steps=25),
         archive=ArchiveConfig(cells=32, initial=300, generations=8, children=200, local_search_rounds=3),
         generator=GeneratorConfig(embedding=16, hidden=24, steps=60, rounds=1, ask_budgets=16, ask_candidates=8),
+        reinforce=ReinforceConfig(steps=40, budgets=4, samples=8),
+        ranking=RankingConfig(budgets=5, hidden=32, steps=40, batch_size=32),
     )
 
 
@@ -26,6 +28,7 @@ def thorough(seed: int = 0) -> TrainConfig:
         seed=seed,
         archive=ArchiveConfig(cells=256, elites=12, generations=200),
         generator=GeneratorConfig(hidden=96, steps=1500, rounds=3),
+        reinforce=ReinforceConfig(steps=4000),
     )
 
 
