@@ -58,11 +58,16 @@ class LayerLatency:
 
 @dataclass(frozen=True)
 class NetworkLatency:
-    """A whole network that was measured: in a good round (what predictions aim at), and in the median one."""
+    """A whole network that was measured.
+
+    Attributes:
+        ms: in a good round, what predictions aim at.
+        slow_ms: in the median round of the slowest stretch of the measurement, what the bound is to cover.
+    """
 
     architecture: str
     ms: float
-    median_ms: float
+    slow_ms: float
 
 
 @dataclass(frozen=True)
@@ -334,15 +339,13 @@ def _parse_upper_bound(raw: Any, name: str) -> UpperBound | None:
 
 def _parse_networks(raw: Any, name: str) -> tuple[NetworkLatency, ...]:
     if not isinstance(raw, list):
-        raise LatencyTableError(f"{name}: networks must be a list of {{architecture, ms, median_ms}}")
+        raise LatencyTableError(f"{name}: networks must be a list of {{architecture, ms, slow_ms}}")
     networks = []
     for number, entry in enumerate(raw, start=1):
         if not isinstance(entry, dict) or not isinstance(entry.get("architecture"), str):
-            raise LatencyTableError(f"{name}: networks entry {number} must have architecture, ms and median_ms")
-        ms, median_ms = (
-            _non_negative(entry.get(k), f"{name}: networks entry {number}, {k}") for k in ("ms", "median_ms")
-        )
-        networks.append(NetworkLatency(entry["architecture"], ms, median_ms))
+            raise LatencyTableError(f"{name}: networks entry {number} must have architecture, ms and slow_ms")
+        ms, slow_ms = (_non_negative(entry.get(k), f"{name}: networks entry {number}, {k}") for k in ("ms", "slow_ms"))
+        networks.append(NetworkLatency(entry["architecture"], ms, slow_ms))
     return tuple(networks)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from models.latency_table import LatencyTable, NetworkLatency
     from models.search_space import SearchSpace
     from trainer.latency.kit_script import Progress
 
@@ -109,6 +110,151 @@ def measure(
         },
         as_json,
         f"{path}: {len(wanted)} layers on {table.device.name}, {len(missing)} of them measured now",
+    )
+
+
+TableOption = Annotated[Path, typer.Option("--latency-table", help="a table that `pnag latency` wrote")]
+SeedOption = Annotated[int, typer.Option(help="which networks are drawn")]
+
+
+@app.command(epilog="example: pnag latency fit --latency-table latency_table.json")
+def fit(
+    latency_table: TableOption,
+    num_calibration: Annotated[int, typer.Option(min=3, help="networks that calibrate")] = 10,
+    num_bounding: Annotated[int, typer.Option(min=1, help="further networks that set the bound")] = 40,
+    coverage: Annotated[float, typer.Option(min=0.5, max=0.999, help="promised by default")] = 0.95,
+    rounds: RoundsOption = 80,
+    seed: SeedOption = 0,
+    out: Annotated[Path | None, typer.Option(help="the fitted table (default: --latency-table itself)")] = None,
+    stop_after_s: StopOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure whole networks here; calibrate the table on some, set its upper bound by the others."""
+    from dataclasses import replace
+
+    from models.latency_table import LatencyTable, UpperBound
+    from trainer.latency import fit as fitting
+
+    table = LatencyTable.load(latency_table)
+    UpperBound(coverage, (1.0,) * num_bounding).factor(coverage)  # too few networks: say so before measuring them
+    space, calibrating, bounding = fitting.choose_networks(table, num_calibration, num_bounding, seed)
+    networks, host_load = _measure_networks(
+        table, space, [*calibrating, *bounding], latency_table.with_name(latency_table.name + ".fit.partial"),
+        rounds, stop_after_s,
+    )  # fmt: skip
+    fitted = fitting.calibrate(table, space, networks[: len(calibrating)])
+    fitted = fitting.bound(fitted, space, networks[len(calibrating) :], coverage)
+    fitted = replace(fitted, networks=tuple(networks), host_load={**(table.host_load or {}), "fit": host_load})
+    fitted.save(out or latency_table)
+    assert fitted.calibration is not None
+    factors = fitting.bound_factors(fitted)
+    _print(
+        {
+            "latency_table": str(out or latency_table),
+            "calibration": dict(fitted.calibration.coefficients),
+            "bound_factors": factors,
+            "host_load": host_load,
+        },
+        as_json,
+        f"{out or latency_table}: calibrated on {len(calibrating)} networks, bounded by {len(bounding)}; "
+        f"a latency is at most {factors[f'{coverage:g}']:.3f} x its prediction at coverage {coverage:g}",
+    )
+
+
+@app.command(epilog="example: pnag latency check --latency-table latency_table.json --plot check.png")
+def check(
+    latency_table: TableOption,
+    num_networks: Annotated[int, typer.Option(min=2, help="fresh networks to measure")] = 40,
+    rounds: RoundsOption = 80,
+    seed: SeedOption = 1,
+    plot: Annotated[Path | None, typer.Option(help="scatter plot, PNG")] = None,
+    stop_after_s: StopOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure networks that had no part in the fit and compare; the figures go into the table."""
+    from dataclasses import replace
+
+    from models.latency_table import LatencyTable
+    from trainer.latency import fit as fitting
+
+    table = LatencyTable.load(latency_table)
+    space, encodings = fitting.choose_check_networks(table, num_networks, seed)
+    anchors = fitting.anchors(table)
+    measured, host_load = _measure_networks(
+        table, space, [*encodings, *anchors], latency_table.with_name(latency_table.name + ".check.partial"),
+        rounds, stop_after_s,
+    )  # fmt: skip
+    networks, again = measured[: len(encodings)], measured[len(encodings) :]
+    result = fitting.check(table, space, networks, again)
+    figures = {**result.figures, "host_load": host_load}
+    replace(table, check=figures).save(latency_table)
+    if plot is not None:
+        from trainer.latency.plots import scatter
+
+        scatter(result, table, plot)
+    baseline = figures["macs_only"]
+    _print(
+        {"latency_table": str(latency_table), **figures},
+        as_json,
+        f"{table.device.name}, {len(networks)} fresh networks: MAPE {figures['mape_percent']:.2f} %, "
+        f"bias {figures['bias_percent']:+.2f} %, within 5 % {figures['within_5_percent']:.0f} %, "
+        f"within 10 % {figures['within_10_percent']:.0f} %, kendall tau {figures['kendall_tau']:.3f}"
+        + (
+            f" (MACs alone: MAPE {baseline['mape_percent']:.2f} %, tau {baseline['kendall_tau']:.3f})"
+            if baseline
+            else ""
+        )
+        + (
+            f"; host {shift:+.1f} % slower than at the fit"
+            if (shift := figures["host_shift_percent"]) is not None
+            else ""
+        )
+        + "".join(f"; over the bound at {c}: {p:.1f} %" for c, p in figures["over_bound_percent"].items()),
+    )
+
+
+def _measure_networks(
+    table: "LatencyTable",
+    space: "SearchSpace",
+    encodings: list[str],
+    partial: Path,
+    rounds: int,
+    stop_after_s: float | None,
+) -> tuple[list["NetworkLatency"], dict[str, Any]]:
+    """Measure whole networks on the table's own device; raises LatencyTableError if this is another one."""
+    from models.errors import LatencyTableError
+    from trainer.latency import fit as fitting
+    from trainer.latency import kit_script
+    from trainer.latency import measure as measuring
+
+    device = table.device
+    if None in (device.threads, device.batch_size, device.execution_provider, device.precision):
+        raise LatencyTableError(
+            f"the table of {device.name} does not say how it was measured; fit it from whole networks with --records"
+        )
+    setup = kit_script.Setup(
+        int(device.threads or 0), int(device.batch_size or 0), str(device.execution_provider), str(device.precision)
+    )
+    here = kit_script.describe_device(setup, device.name)
+    if device.processor != here["processor"]:
+        raise LatencyTableError(
+            f"the table was measured on {device.processor!r}, this is {here['processor']!r}; run it there, "
+            "or fit it from whole networks with --records"
+        )
+    measurements = _resume(partial, space, here)
+    plan = kit_script.Plan(rounds=rounds, min_rounds=rounds // 2, stop_after_s=stop_after_s)
+    with _progress(f"{len(encodings)} networks", (len(encodings) + 2) * rounds) as progress:
+        done = measuring.measure(
+            measurements, setup, plan, networks={e: space.layers(e) for e in encodings}, save_to=partial,
+            progress=progress,
+        )  # fmt: skip
+    if not done:
+        raise LatencyTableError(f"stopped after {stop_after_s:g} s; run the same command to go on")
+    partial.unlink(missing_ok=True)
+    _warn([], measurements.host_load)
+    return (
+        [fitting.network_latency(e, measurements.networks[e]) for e in encodings],
+        dict(measurements.host_load or {}),
     )
 
 

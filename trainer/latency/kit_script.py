@@ -100,14 +100,16 @@ class Plan:
         visits: rounds before another chunk's turn, where the sessions do not all fit into memory.
         max_session_bytes: how much the open sessions' models may take together.
         stop_after_s: stop in good order, to be resumed later; None means never.
+        min_rounds: no graph stops earlier, however steady.
     """
 
     rounds: int = 40
     runs_per_round: int = 3
     visits: int = 10
-    max_session_bytes: int = 400_000_000
+    max_session_bytes: int = field(default_factory=lambda: session_memory())
     stop_after_s: float | None = None
     seed: int = 0
+    min_rounds: int = MIN_ROUNDS
 
 
 @dataclass
@@ -211,7 +213,7 @@ def is_done(samples: Sequence[Sample], plan: Plan) -> bool:
     """Enough rounds, or enough of them for odd and even ones to tell the same time."""
     if len(samples) >= plan.rounds:
         return True
-    if len(samples) < min(MIN_ROUNDS, plan.rounds):
+    if len(samples) < min(plan.min_rounds, plan.rounds):
         return False
     odd, even = (lower_quartile(at_clock(half, 1.0)) for half in (samples[::2], samples[1::2]))
     return abs(odd - even) <= AGREEMENT * min(odd, even)
@@ -356,6 +358,15 @@ def processor_name() -> str:
     if not re.search(r"\d", name) and "model" in facts:  # virtual machines hide the product's number
         name += f" (family {facts.get('cpu family', '?')} model {facts['model']})"
     return name
+
+
+def session_memory() -> int:
+    """Bytes that open sessions may take together: a quarter of what is free where the system says, else 400 MB."""
+    with contextlib.suppress(OSError, AttributeError, StopIteration, ValueError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024
+        return min(free // 4, 4_000_000_000)
+    return 400_000_000
 
 
 def host_load_is_noisy(host_load: Mapping[str, Any]) -> bool:

@@ -1,0 +1,266 @@
+"""From a sum of layers to a promise: calibrate a latency table on whole networks, bound it, check it on others.
+
+    predicted = c_overhead * overhead + sum over families of c_family * (sum of the family's layers)
+    min over c >= 0 of  mean(((predicted - measured) / measured)^2) + strength * mean((c / scale - 1)^2)
+
+`scale` is the one factor that fits best: the block sum is right but for a common factor (each isolated layer pays for
+its own change of memory layout), so coefficients are drawn towards it, and ten networks are enough. The strength is the
+one with the least leave-one-out error. Unconstrained, coefficients go negative.
+
+Axis letters: N = networks, F = layer families, the overhead first.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.costs import macs_cost
+from models.errors import BudgetError, LatencyTableError
+from models.latency_table import Calibration, LatencyTable, NetworkLatency, UpperBound
+from models.pareto import kendall_tau
+from models.search_space import SearchSpace
+from models.spaces.registry import get_space
+from trainer.latency.kit_script import Sample, lower_quartile
+from trainer.latency.networks import Cost, stratified
+
+Floats = NDArray[np.float64]
+
+STRENGTHS = tuple(10.0**e for e in range(-7, 2))
+ANCHOR_WEIGHT = 3.0
+"""How many networks the cheapest counts for: nothing else tells the constant part from the rest."""
+NUM_STRETCHES = 4
+COVERAGES = (0.9, 0.95, 0.99)
+MIN_CALIBRATION_NETWORKS = 3
+OVERHEAD = "overhead"
+
+
+def choose_networks(
+    table: LatencyTable, num_calibration: int, num_bounding: int, seed: int
+) -> tuple[SearchSpace, list[str], list[str]]:
+    """The space the table covers, and the networks to calibrate and to bound it with, evenly spread over cost.
+
+    Of the bounding networks every other one has the most MACs for its predicted latency: that is what a search under a
+    budget looks for, and it finds the networks that the table takes for too fast.
+    """
+    space = table.measured_space(get_space(table.space))
+    cost, rng = table.cost(space), np.random.default_rng(seed)
+    calibrating = stratified(space, cost, num_calibration, rng, with_cheapest=True)
+    return space, calibrating, _mixed(space, cost, num_bounding, rng, calibrating)
+
+
+def choose_check_networks(table: LatencyTable, count: int, seed: int) -> tuple[SearchSpace, list[str]]:
+    """The space the table covers, and fresh networks of the kind that bounded it."""
+    space = table.measured_space(get_space(table.space))
+    used = [n.architecture for n in table.networks]
+    return space, _mixed(space, table.cost(space), count, np.random.default_rng([seed, len(used)]), used)
+
+
+def _mixed(space: SearchSpace, cost: Cost, count: int, rng: np.random.Generator, exclude: list[str]) -> list[str]:
+    plain = stratified(space, cost, count - count // 2, rng, exclude=exclude)
+    searched = stratified(space, cost, count // 2, rng, exclude=[*exclude, *plain], prefer=macs_cost(space))
+    return [*plain, *searched]
+
+
+def bound_factors(table: LatencyTable) -> dict[str, float]:
+    """The factor at each usual coverage that the table's networks are enough for."""
+    factors = {}
+    for coverage in sorted({*COVERAGES, table.default_coverage}):
+        try:
+            factors[f"{coverage:g}"] = table.bound_factor(coverage)
+        except BudgetError:
+            continue
+    return factors
+
+
+def network_latency(encoding: str, samples: Sequence[Sample]) -> NetworkLatency:
+    """What a network takes by the clock on the wall: in a good round, and in the slowest quarter of the time.
+
+    The speed of a host as a whole wanders by some percent within minutes. Rounds are in order of time, so the slowest
+    quarter tells how far it went, and a bound made from it holds at such times too.
+    """
+    times = [ms for ms, _ in samples]
+    stretches = [part for part in np.array_split(times, NUM_STRETCHES) if len(part)]
+    slow = max(float(np.median(part)) for part in stretches)
+    return NetworkLatency(encoding, round(lower_quartile(times), 6), round(slow, 6))
+
+
+def calibrate(table: LatencyTable, space: SearchSpace, networks: Sequence[NetworkLatency]) -> LatencyTable:
+    """The table with coefficients fitted on measured networks, and neither bound nor check.
+
+    Raises:
+        LatencyTableError: if there are too few networks.
+        MissingLayerError: if one uses a layer the table lacks.
+    """
+    if len(networks) < MIN_CALIBRATION_NETWORKS:
+        raise LatencyTableError(
+            f"{len(networks)} networks cannot calibrate a table; measure at least {MIN_CALIBRATION_NETWORKS}"
+        )
+    families, features_NF = family_sums(table, space, [n.architecture for n in networks])
+    measured_N = np.array([n.ms for n in networks])
+    coefficients_F = _fit_coefficients(features_NF, measured_N)
+    calibration = Calibration(
+        "non-negative least squares of relative errors, shrunk to the scaled block sum",
+        len(networks),
+        {family: round(float(c), 6) for family, c in zip(families, coefficients_F, strict=True)},
+    )
+    return replace(table, calibration=calibration, upper_bound=None, check=None)
+
+
+def family_sums(table: LatencyTable, space: SearchSpace, encodings: Sequence[str]) -> tuple[list[str], Floats]:
+    """Uncalibrated ms per layer family of each network: the families' names, and the sums, shape [N, F]."""
+    plain = replace(table, calibration=None)
+    rows = []
+    for encoding in encodings:
+        row = {OVERHEAD: table.overhead_ms}
+        for layer in space.layers(encoding):
+            row[layer.family] = row.get(layer.family, 0.0) + plain.layer_ms(layer)
+        rows.append(row)
+    families = [OVERHEAD, *sorted({f for row in rows for f in row} - {OVERHEAD})]
+    return families, np.array([[row.get(f, 0.0) for f in families] for row in rows])
+
+
+def _fit_coefficients(features_NF: Floats, measured_N: Floats) -> Floats:
+    errors = [_leave_one_out(features_NF, measured_N, strength) for strength in STRENGTHS]
+    return _solve(features_NF, measured_N, STRENGTHS[int(np.argmin(errors))])
+
+
+def _leave_one_out(features_NF: Floats, measured_N: Floats, strength: float) -> float:
+    """Mean squared relative error of each network under the fit on the others."""
+    squares = []
+    for left_out in range(len(measured_N)):
+        kept = np.arange(len(measured_N)) != left_out
+        predicted = features_NF[left_out] @ _solve(features_NF[kept], measured_N[kept], strength)
+        squares.append((predicted / measured_N[left_out] - 1) ** 2)
+    return float(np.mean(squares))
+
+
+def _solve(features_NF: Floats, measured_N: Floats, strength: float) -> Floats:
+    from scipy.optimize import nnls
+
+    weight_N = np.ones(len(measured_N))
+    weight_N[np.argmin(measured_N)] = ANCHOR_WEIGHT
+    relative_NF = features_NF / measured_N[:, np.newaxis]
+    total_N = relative_NF.sum(axis=1)
+    scale = float(weight_N @ total_N / (weight_N @ total_N**2))
+    root_N = np.sqrt(weight_N / weight_N.sum())
+    count = features_NF.shape[1]
+    pull = np.sqrt(strength / count)
+    rows = np.concatenate([relative_NF * root_N[:, np.newaxis] * scale, pull * np.eye(count)])
+    targets = np.concatenate([root_N, np.full(count, pull)])
+    solution: Floats = nnls(rows, targets)[0]
+    return solution * scale
+
+
+def bound(table: LatencyTable, space: SearchSpace, networks: Sequence[NetworkLatency], coverage: float) -> LatencyTable:
+    """The table with a one-sided split-conformal bound from networks that had no part in its fit.
+
+    Raises:
+        BudgetError: if there are too few networks for `coverage`; says how many are needed.
+    """
+    predicted_N = predict(table, space, [n.architecture for n in networks])
+    slow_N = np.array([n.slow_ms for n in networks])
+    upper_bound = UpperBound(coverage, tuple(sorted(round(float(r), 6) for r in slow_N / predicted_N)))
+    upper_bound.factor(coverage)
+    return replace(table, upper_bound=upper_bound, check=None)
+
+
+def predict(table: LatencyTable, space: SearchSpace, encodings: Sequence[str]) -> Floats:
+    """Predicted ms of architectures, shape [N]."""
+    if not encodings:
+        return np.zeros(0)
+    return table.predictor(space)(np.stack([space.decode(e) for e in encodings]))
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a table's predictions are worth on fresh networks."""
+
+    figures: Mapping[str, Any]
+    predicted_N: Floats
+    measured_N: Floats
+    upper_N: Floats | None
+
+
+def anchors(table: LatencyTable) -> list[str]:
+    """Networks of the fit to measure again beside fresh ones: how they have moved, the host has moved."""
+    by_ms = sorted(table.networks, key=lambda n: n.ms)
+    return [n.architecture for n in (by_ms[0], by_ms[len(by_ms) // 2], by_ms[-1])] if len(by_ms) >= 3 else []
+
+
+def host_shift_percent(table: LatencyTable, again: Sequence[NetworkLatency]) -> float | None:
+    """How much slower (> 0) networks of the fit have become; None without any."""
+    before = {n.architecture: n.ms for n in table.networks}
+    ratios = [n.ms / before[n.architecture] for n in again]
+    return round((float(np.exp(np.mean(np.log(ratios)))) - 1) * 100, 2) if ratios else None
+
+
+def check(
+    table: LatencyTable,
+    space: SearchSpace,
+    networks: Sequence[NetworkLatency],
+    again: Sequence[NetworkLatency] = (),
+) -> Check:
+    """Compare predictions with measured networks; none may have had a part in the fit.
+
+    Args:
+        again: networks of the fit measured again at the same time, to tell a moved host from a wrong table.
+
+    Raises:
+        LatencyTableError: if one had, or there are fewer than two.
+    """
+    if len(networks) < 2:
+        raise LatencyTableError(f"{len(networks)} networks cannot check a table; measure at least 2")
+    used = {n.architecture for n in table.networks}
+    for network in networks:
+        if network.architecture in used:
+            raise LatencyTableError(f"{network.architecture} had a part in the fit; check on other networks")
+    encodings = [n.architecture for n in networks]
+    measured_N = np.array([n.ms for n in networks])
+    slow_N = np.array([n.slow_ms for n in networks])
+    predicted_N = predict(table, space, encodings)
+    figures = accuracy_figures(predicted_N, measured_N)
+    violations = {}
+    upper_N = None
+    for coverage, factor in bound_factors(table).items():
+        violations[coverage] = round(float(np.mean(slow_N > factor * predicted_N) * 100), 2)
+        if float(coverage) == table.default_coverage:
+            upper_N = factor * predicted_N
+    figures["over_bound_percent"] = violations
+    figures["over_prediction_percent"] = round(float(np.mean(slow_N > predicted_N) * 100), 2)
+    figures["host_shift_percent"] = host_shift_percent(table, again)
+    figures["macs_only"] = _macs_baseline(table, space, encodings, measured_N)
+    return Check(figures, predicted_N, measured_N, upper_N)
+
+
+def accuracy_figures(predicted_N: Floats, measured_N: Floats) -> dict[str, Any]:
+    """MAPE, bias, shares within 5 % and 10 %, Kendall's tau; errors are relative to the measured latency."""
+    error_N = predicted_N / measured_N - 1
+    return {
+        "num_networks": len(measured_N),
+        "mape_percent": round(float(np.mean(np.abs(error_N)) * 100), 3),
+        "bias_percent": round(float(np.mean(error_N) * 100), 3),
+        "within_5_percent": round(float(np.mean(np.abs(error_N) <= 0.05) * 100), 1),
+        "within_10_percent": round(float(np.mean(np.abs(error_N) <= 0.10) * 100), 1),
+        "kendall_tau": round(kendall_tau(predicted_N, measured_N), 4),
+    }
+
+
+def _macs_baseline(
+    table: LatencyTable, space: SearchSpace, encodings: Sequence[str], measured_N: Floats
+) -> dict[str, Any] | None:
+    """A straight line through MACs, fitted on the table's own networks: what needs no layer measured."""
+    if len(table.networks) < 2:
+        return None
+    macs = macs_cost(space)
+
+    def columns(names: Sequence[str]) -> Floats:
+        macs_N = macs(np.stack([space.decode(e) for e in names])) / 1e6
+        return np.stack([np.ones(len(names)), macs_N], axis=1)
+
+    fitted_N = np.array([n.ms for n in table.networks])
+    line, *_ = np.linalg.lstsq(columns([n.architecture for n in table.networks]), fitted_N, rcond=None)
+    figures = accuracy_figures(columns(encodings) @ line, measured_N)
+    return {key: figures[key] for key in ("mape_percent", "bias_percent", "kendall_tau")}
