@@ -1,8 +1,10 @@
-"""One question, one answer: which bundle, is it in a cache, else ask the generator.
+"""One question, one answer: which bundle, is it in a cache, is somebody asking the same, else ask the generator.
 
 Everything that answers budgets comes through here: the hot path, the routes, batches and KServe.
 """
 
+import asyncio
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +12,29 @@ from cachetools import LRUCache
 
 from models.errors import InfeasibleBudgetError
 from models.runtime import Limits, Query
+from models.search_space import Architecture
 from service.bodies import answer_body, architecture_body, to_json
-from service.bundles import BundleStore, LoadedBundle
+from service.bundles import BundleStore
 from service.errors import InfeasibleError
+from service.loaded_bundle import LoadedBundle
+from service.metrics import Metrics
+from service.redis_cache import RedisCache
 from service.schemas import BatchRequest, GenerateRequest
 
-CacheKey = tuple[Any, ...]
+FORMAT = 1
+"""Of answers in Redis: replicas with different code may share one. Raise it when `answer_body` changes."""
+
+NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A request that is understood: for which bundle, what, and under which key its answer is kept."""
+
+    bundle: LoadedBundle
+    query: Query
+    key: tuple[Any, ...]
+    """Equal for two questions exactly if they have the same answer: defaults are filled in, budgets are rounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,70 +45,133 @@ class Reply:
     cache: str
 
 
+class _LeaderGoneError(Exception):
+    """The request that was asking for several has been cancelled."""
+
+
 class Answerer:
     """Answers generate requests with ready JSON bytes."""
 
-    def __init__(self, bundles: BundleStore, *, cache_entries: int) -> None:
+    def __init__(self, bundles: BundleStore, metrics: Metrics, *, cache_entries: int, redis: RedisCache | None) -> None:
         self._bundles = bundles
-        self._memory: LRUCache[CacheKey, bytes] = LRUCache(max(cache_entries, 1))
-        self._keeps = cache_entries > 0
-
-    async def answer(self, request: GenerateRequest) -> Reply:
-        """The best network for a request, as JSON.
-
-        Raises:
-            UnknownBundleError, BundleRequiredError, BudgetError, InfeasibleError, OverloadedError.
-        """
-        return await self.answer_query(
-            self._bundles.catalogue.get(request.bundle), query_of(request, request.budget_ms)
+        self._memory: LRUCache[tuple[Any, ...], bytes] = LRUCache(cache_entries)
+        self._redis = redis
+        self._asking: dict[tuple[Any, ...], asyncio.Future[Reply]] = {}
+        self._memory_hits, self._memory_misses, self._shared = (
+            metrics.cache_lookups.labels("memory", result) for result in ("hit", "miss", "shared")
         )
 
-    async def answer_query(self, bundle: LoadedBundle, query: Query) -> Reply:
-        """The same, for one of many budgets."""
-        key = cache_key(bundle, query)
-        content = self._memory.get(key)
-        if content is not None:
-            return Reply(content, "memory")
-        content = await self._generate(bundle, query)
-        if self._keeps:
-            self._memory[key] = content
-        return Reply(content, "miss")
+    def understand(self, request: GenerateRequest) -> Question:
+        """What a request asks.
 
-    async def _generate(self, bundle: LoadedBundle, query: Query) -> bytes:
+        Raises:
+            UnknownBundleError, BundleRequiredError, BudgetError.
+        """
+        return question(self._bundles.catalogue.get(request.bundle), request, request.budget_ms)
+
+    def remembered(self, asked: Question) -> bytes | None:
+        """The answer, if this process still has it: no waiting."""
+        content = self._memory.get(asked.key)
+        (self._memory_misses if content is None else self._memory_hits).inc()
+        return content
+
+    async def answer(self, asked: Question) -> Reply:
+        """The best network for a question, as JSON.
+
+        Raises:
+            BudgetError, InfeasibleError, OverloadedError.
+        """
+        content = self.remembered(asked)
+        return Reply(content, "memory") if content is not None else await self.find(asked)
+
+    async def find(self, asked: Question) -> Reply:
+        """The same, for a question that is not remembered. Requests that ask the same at the same time ask once."""
+        while (under_way := self._asking.get(asked.key)) is not None:
+            self._shared.inc()
+            try:
+                return await asyncio.shield(under_way)
+            except _LeaderGoneError:
+                continue
+        under_way = self._asking[asked.key] = asyncio.get_running_loop().create_future()
         try:
-            answer = await bundle.generate(query)
+            reply = await self._find(asked)
+        except BaseException as exc:
+            under_way.set_exception(exc if isinstance(exc, Exception) else _LeaderGoneError())
+            under_way.exception()  # seen, even if nobody else was waiting
+            raise
+        else:
+            under_way.set_result(reply)
+            return reply
+        finally:
+            del self._asking[asked.key]
+
+    async def known_encoding(self, architecture_id: str) -> tuple[LoadedBundle, str] | None:
+        """The network behind an id, and a bundle that predicts it: of a front, or answered lately by any replica."""
+        bundles = self._bundles.catalogue.bundles
+        for bundle in bundles:
+            encoding = bundle.encoding_of(architecture_id)
+            if encoding is not None:
+                return bundle, encoding
+        stored = await self._redis.get(f"id:{architecture_id}") if self._redis else None
+        if stored is not None:
+            space, _, encoding = stored.decode(errors="replace").partition("|")
+            for bundle in bundles:
+                if bundle.space.name == space and Architecture(space, encoding).id == architecture_id:
+                    return bundle, encoding
+        return None
+
+    async def _find(self, asked: Question) -> Reply:
+        shared_key = _shared_key(asked) if self._redis else ""
+        if self._redis:
+            content = await self._redis.get(shared_key)
+            if content is not None:
+                self._remember(asked, content)
+                return Reply(content, "redis")
+        bundle = asked.bundle
+        try:
+            answer = await bundle.generate(asked.query)
         except InfeasibleBudgetError as exc:
             raise _infeasible(bundle, exc) from exc
+        content = to_json(answer_body(bundle.bundle, answer))
         for candidate in (answer.best, *answer.alternatives):
-            bundle.remember(candidate.architecture.id, candidate.architecture.encoding)
-        return to_json(answer_body(bundle.bundle, answer))
+            found = candidate.architecture
+            bundle.remember(found.id, found.encoding)
+            if self._redis:
+                self._redis.put(f"id:{found.id}", f"{found.space}|{found.encoding}".encode())
+        self._remember(asked, content)
+        if self._redis:
+            self._redis.put(shared_key, content)
+        return Reply(content, "miss")
+
+    def _remember(self, asked: Question, content: bytes) -> None:
+        if self._memory.maxsize:
+            self._memory[asked.key] = content
 
 
-def query_of(request: GenerateRequest | BatchRequest, budget_ms: float) -> Query:
-    """The runtime's question.
+def question(bundle: LoadedBundle, request: GenerateRequest | BatchRequest, budget_ms: float) -> Question:
+    """What is asked of a bundle under a request's conditions.
 
     Raises:
         BudgetError: if the budget is not a positive number once rounded down.
     """
-    limits = Limits(**request.limits.model_dump()) if request.limits else Limits()
-    return Query(budget_ms, limits, request.coverage, request.num_alternatives)
-
-
-def cache_key(bundle: LoadedBundle, query: Query) -> CacheKey:
-    """Equal for two questions exactly if they have the same answer: defaults are filled in, budgets are rounded."""
-    coverage = bundle.bundle.latency_table.default_coverage if query.coverage is None else query.coverage
-    limits = query.limits
-    return (
+    limits = Limits(**request.limits.model_dump()) if request.limits is not None else NO_LIMITS
+    query = Query(budget_ms, limits, request.coverage, request.num_alternatives)
+    key = (
         bundle.digest,
         bundle.generator.num_candidates,
         query.budget_ms,
-        coverage,
+        bundle.default_coverage if query.coverage is None else query.coverage,
         query.num_alternatives,
         limits.macs_m,
         limits.params_m,
         limits.size_mb,
         limits.peak_memory_mb,
     )
+    return Question(bundle, query, key)
+
+
+def _shared_key(asked: Question) -> str:
+    return f"answer:{FORMAT}:{hashlib.blake2b(repr(asked.key).encode(), digest_size=20).hexdigest()}"
 
 
 def _infeasible(bundle: LoadedBundle, exc: InfeasibleBudgetError) -> InfeasibleError:

@@ -6,7 +6,6 @@ Nobody waits for a batch to fill: waiting .5-5 ms for company only lost requests
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Generic, TypeVar
@@ -27,7 +26,11 @@ class _Job(Generic[Question, Reply]):
 class Batcher(Generic[Question, Reply]):
     """One batch at a time, of at most `max_batch_size` questions; at most `max_waiting` more may wait.
 
-    `run` gets a batch and returns one reply for each question. An asker who is cancelled gives its place back.
+    An asker who is cancelled gives its place back.
+
+    Args:
+        run: gets a batch, returns one reply for each question.
+        on_start: told of each batch: its size, how long its first question waited in s, how many still wait.
     """
 
     def __init__(
@@ -36,7 +39,7 @@ class Batcher(Generic[Question, Reply]):
         *,
         max_batch_size: int,
         max_waiting: int,
-        on_start: Callable[[int, float], None] = lambda _size, _waited_s: None,
+        on_start: Callable[[int, float, int], None] | None = None,
     ) -> None:
         self._run = run
         self._max_batch_size = max_batch_size
@@ -44,11 +47,6 @@ class Batcher(Generic[Question, Reply]):
         self._on_start = on_start
         self._waiting: deque[_Job[Question, Reply]] = deque()
         self._worker: asyncio.Task[None] | None = None
-
-    @property
-    def num_waiting(self) -> int:
-        """Questions that have not started; cancelled ones count until their turn."""
-        return len(self._waiting)
 
     async def ask(self, question: Question) -> Reply:
         """The reply to one question.
@@ -66,12 +64,6 @@ class Batcher(Generic[Question, Reply]):
             self._worker = asyncio.create_task(self._work(), name="batcher")
         return await job.reply
 
-    async def drain(self) -> None:
-        """Wait until everybody has been answered."""
-        if self._worker is not None:
-            with suppress(asyncio.CancelledError):
-                await asyncio.shield(self._worker)
-
     async def _work(self) -> None:
         """Lives while somebody waits, so that an idle batcher holds no task and is freed with its bundle."""
         try:
@@ -79,8 +71,9 @@ class Batcher(Generic[Question, Reply]):
                 batch = self._take()
                 if not batch:
                     break
-                self._on_start(len(batch), perf_counter() - batch[0].since)
                 try:
+                    if self._on_start is not None:
+                        self._on_start(len(batch), perf_counter() - batch[0].since, len(self._waiting))
                     replies = await self._run([job.question for job in batch])
                 except Exception as exc:
                     for job in batch:

@@ -50,10 +50,10 @@ def predicted_body(predicted: Prediction) -> PredictedBody:
         # A value within a budget of 3 decimals stays within it when rounded to 4.
         "latency_upper_ms": round(predicted.latency_upper_ms, 4),
         "latency_coverage": predicted.latency_coverage,
-        "macs_m": predicted.macs / 1e6,
-        "params_m": predicted.params / 1e6,
-        "size_mb": predicted.size_bytes / 1e6,
-        "peak_memory_mb": predicted.peak_memory_bytes / 1e6,
+        "macs_m": _millions(predicted.macs),
+        "params_m": _millions(predicted.params),
+        "size_mb": _millions(predicted.size_bytes),
+        "peak_memory_mb": _millions(predicted.peak_memory_bytes),
     }
 
 
@@ -97,3 +97,7 @@ def answer_body(bundle: Bundle, answer: Answer) -> AnswerBody:
             "links": links(bundle, answer.best.architecture),
         },
     )
+
+
+def _millions(count: int | None) -> float | None:
+    return None if count is None else count / 1e6

@@ -1,108 +1,27 @@
-"""The bundles that are being served: found in folders, tried before use, looked up by name and version.
+"""The bundles that are being served: found in folders, looked up by name and version, replaced while requests run.
 
-A bundle is never changed in place. `BundleStore.reload` builds a new catalogue beside the old one and swaps the two in
-one assignment; requests that hold an old bundle finish with it, and with the last of them it is freed.
+A bundle is never changed in place. A reload builds a new catalogue beside the old one and swaps the two in one
+assignment; requests that hold an old bundle finish with it.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
-from cachetools import LRUCache
+import structlog
 
-from models.bundle import MANIFEST, Bundle
-from models.errors import BudgetError, BundleError, UnknownBundleError
-from models.runtime import DEFAULT_NUM_CANDIDATES, Answer, OnnxGenerator, Query
-from models.search_space import SearchSpace
-from service.batcher import Batcher
+from models.bundle import MANIFEST
+from models.errors import BundleError, PnagError, UnknownBundleError
 from service.errors import BundleRequiredError
+from service.loaded_bundle import LoadedBundle
+from service.metrics import Metrics
 
-T = TypeVar("T")
+log = structlog.get_logger("pnag.bundles")
 
-MAX_RECENT = 20_000
-"""Answered networks that each bundle remembers by id, beside those of its front."""
-
-SELF_TEST_TOLERANCE = 1e-3
-"""Accuracy (a fraction) by which an answer may miss the recorded one: processors differ a little."""
-
-
-class LoadedBundle:
-    """One bundle with its generator, its queue, and the networks it has named by id."""
-
-    def __init__(self, generator: OnnxGenerator, executor: Executor, *, max_batch_size: int, max_waiting: int) -> None:
-        self.generator = generator
-        self._executor = executor
-        self.batcher = Batcher[Query, Answer | BudgetError](
-            self._generate_many, max_batch_size=max_batch_size, max_waiting=max_waiting
-        )
-        self._recent: LRUCache[str, str] = LRUCache(MAX_RECENT)
-        architectures = [self.space.architecture(point.encoding) for point in self.bundle.front]
-        self._front = {architecture.id: architecture.encoding for architecture in architectures}
-
-    @property
-    def bundle(self) -> Bundle:
-        return self.generator.bundle
-
-    @property
-    def name(self) -> str:
-        return self.bundle.name
-
-    @property
-    def version(self) -> str:
-        return self.bundle.version
-
-    @property
-    def digest(self) -> str:
-        return self.bundle.digest
-
-    @property
-    def space(self) -> SearchSpace:
-        return self.bundle.space
-
-    @property
-    def device(self) -> str:
-        return self.bundle.latency_table.device.name
-
-    @property
-    def table_age_days(self) -> float | None:
-        """Days since the latency table was measured; None where it does not say."""
-        measured_at = self.bundle.latency_table.measured_at
-        if measured_at is None:
-            return None
-        moment = datetime.fromisoformat(measured_at)
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        return (datetime.now(UTC) - moment).total_seconds() / 86400
-
-    async def generate(self, query: Query) -> Answer:
-        """Answer one query, together with those that wait beside it.
-
-        Raises:
-            BudgetError: as the runtime does.
-            OverloadedError: if too many wait.
-        """
-        result = await self.batcher.ask(query)
-        if isinstance(result, BudgetError):
-            raise result
-        return result
-
-    async def run(self, call: Callable[[], T]) -> T:
-        """Any other question to the generator, on the same thread: requests must not fight over the cores."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
-
-    def remember(self, architecture_id: str, encoding: str) -> None:
-        """Let an answered network be looked up by its id."""
-        self._recent[architecture_id] = encoding
-
-    def encoding_of(self, architecture_id: str) -> str | None:
-        """The network behind an id, if it is on the front or was answered lately."""
-        return self._front.get(architecture_id) or self._recent.get(architecture_id)
-
-    async def _generate_many(self, queries: Sequence[Query]) -> Sequence[Answer | BudgetError]:
-        return await self.run(lambda: self.generator.generate_many(queries))
+Signature = tuple[tuple[str, int, int, int], ...]
+"""Name, inode, size and modification time of every file: what changes when a bundle is replaced."""
 
 
 @dataclass(frozen=True)
@@ -119,30 +38,53 @@ class Catalogue:
             UnknownBundleError: listing what there is.
             BundleRequiredError: if None leaves a choice.
         """
-        if wanted is None:
-            wanted = self.default or self._only_name()
-        name, _, version = wanted.partition("@")
-        found = [b for b in self.bundles if b.name == name and version in ("", b.version)]
-        if not found:
-            raise UnknownBundleError(f"bundle {wanted!r} is not loaded; choose from {self.names()}")
-        return max(found, key=_age_order)
+        wanted = wanted if wanted is not None else self.default if self.default is not None else self._only_name
+        bundle = self._by_name.get(wanted)
+        if bundle is None:
+            raise UnknownBundleError(f"bundle {wanted!r} is not loaded; choose from {self.names}")
+        return bundle
 
     def is_default(self, bundle: LoadedBundle) -> bool:
-        """Whether requests that name no version of this bundle get it."""
-        return self.get(bundle.name) is bundle
+        """Whether requests that name this bundle without a version get this one."""
+        return self._by_name[bundle.name] is bundle
 
+    @property
     def names(self) -> list[str]:
         """Every `name@version`."""
         return [f"{b.name}@{b.version}" for b in self.bundles]
 
+    @cached_property
+    def _by_name(self) -> dict[str, LoadedBundle]:
+        by_age = sorted(self.bundles, key=lambda b: (str(b.bundle.manifest.get("created_at", "")), b.version))
+        return {b.name: b for b in by_age} | {f"{b.name}@{b.version}": b for b in by_age}
+
+    @property
     def _only_name(self) -> str:
         names = {b.name for b in self.bundles}
         if len(names) != 1:
             raise BundleRequiredError(
                 f"{len(names)} bundles are loaded: say which one in `bundle` (or set PNAG_DEFAULT_BUNDLE); "
-                f"choose from {self.names()}"
+                f"choose from {self.names}"
             )
-        return names.pop()
+        return next(iter(names))
+
+
+@dataclass
+class Reloaded:
+    """What a reload did, by folder."""
+
+    loaded: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    """Why a folder's bundle is not served. Where an older one was loaded from it, that one still is."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A folder as it was last looked at, and the bundle or the complaint that came of it."""
+
+    signature: Signature
+    result: LoadedBundle | str
 
 
 class BundleStore:
@@ -150,76 +92,133 @@ class BundleStore:
 
     Args:
         roots: bundle folders, or folders that hold bundle folders.
-        load: verifies, tries and readies the bundle in a folder.
+        load: verifies, tries and readies the bundle in a folder; a reload calls it in a thread.
     """
 
-    def __init__(self, roots: Sequence[Path], load: Callable[[Path], LoadedBundle], default: str | None = None) -> None:
+    def __init__(
+        self, roots: Sequence[Path], load: Callable[[Path], LoadedBundle], metrics: Metrics, default: str | None = None
+    ) -> None:
+        self.catalogue = Catalogue(default=default)
         self._roots = roots
         self._load = load
-        self.catalogue = Catalogue(default=default)
+        self._metrics = metrics
+        self._seen: dict[Path, _Seen] = {}
+        self._served: dict[Path, LoadedBundle] = {}
+        self._reloading = asyncio.Lock()
 
     def load_all(self) -> None:
-        """Load everything, or nothing.
+        """Load everything, or nothing; for the start, where a bad bundle must stop the service.
 
         Raises:
             BundleError: naming the folder and what is wrong with it.
         """
-        folders = list(find_bundles(self._roots))
-        if not folders:
+        served: dict[Path, LoadedBundle] = {}
+        for folder in find_bundles(self._roots):
+            before = signature(folder)
+            served[folder] = bundle = self._load_another(folder, served.values())
+            self._seen[folder] = _Seen(before, bundle)
+        if not served:
             raise BundleError(
                 f"no bundle in {', '.join(map(str, self._roots))}; name a folder that holds a {MANIFEST} "
                 "(--bundle or PNAG_BUNDLES), or train one with `pnag train`"
             )
-        loaded = tuple(self._load(folder) for folder in folders)
-        twins = [b for b in loaded if sum((o.name, o.version) == (b.name, b.version) for o in loaded) > 1]
-        if twins:
-            raise BundleError(f"{twins[0].name}@{twins[0].version} is in two folders; keep one")
-        catalogue = Catalogue(loaded, self.catalogue.default)
+        self._serve(served)
+
+    async def reload(self) -> Reloaded:
+        """Load what is new or changed, keep what is not, let go of what is gone.
+
+        A folder that cannot be loaded is reported, and what was served from it before still is. The last bundle is
+        never let go.
+        """
+        async with self._reloading:
+            done = Reloaded()
+            served: dict[Path, LoadedBundle] = {}
+            folders = list(find_bundles(self._roots))
+            for folder in folders:
+                seen = await self._look(folder, {f: b for f, b in self._served.items() if f != folder}, done)
+                if isinstance(seen.result, LoadedBundle):
+                    served[folder] = seen.result
+                    continue
+                done.refused[str(folder)] = seen.result
+                if folder in self._served:
+                    served[folder] = self._served[folder]
+            self._seen = {folder: seen for folder, seen in self._seen.items() if folder in folders}
+            gone = [folder for folder in self._served if folder not in folders]
+            if served:
+                done.removed.extend(map(str, gone))
+                self._serve(served)
+            elif gone:
+                log.error("no bundle would be left, the old ones stay", gone=[str(folder) for folder in gone])
+            self._metrics.reloads.labels("removed").inc(len(done.removed))
+            self._metrics.refused.set(len(done.refused))
+            if done.loaded or done.removed:
+                log.info("bundles reloaded", loaded=done.loaded, removed=done.removed, serving=self.catalogue.names)
+            return done
+
+    async def _look(self, folder: Path, others: Mapping[Path, LoadedBundle], done: Reloaded) -> _Seen:
+        """Load a folder's bundle if it is not as it was when last seen."""
+        now = signature(folder)
+        seen = self._seen.get(folder)
+        if seen is not None and seen.signature == now:
+            return seen
+        try:
+            result: LoadedBundle | str = await asyncio.to_thread(self._load_another, folder, others.values())
+            done.loaded.append(str(folder))
+            self._metrics.reloads.labels("loaded").inc()
+        except PnagError as exc:
+            result = str(exc)
+            log.error("bundle refused", folder=str(folder), reason=result, old_one_stays=folder in self._served)
+            self._metrics.reloads.labels("refused").inc()
+        self._seen[folder] = seen = _Seen(now, result)
+        return seen
+
+    def _load_another(self, folder: Path, others: Iterable[LoadedBundle]) -> LoadedBundle:
+        bundle = self._load(folder)
+        if any((other.name, other.version) == (bundle.name, bundle.version) for other in others):
+            raise BundleError(f"{folder}: {bundle.name}@{bundle.version} is in another folder too; keep one of them")
+        return bundle
+
+    def _serve(self, served: dict[Path, LoadedBundle]) -> None:
+        catalogue = Catalogue(tuple(served.values()), self.catalogue.default)
         if catalogue.default is not None:
             catalogue.get(catalogue.default)
-        self.catalogue = catalogue
+        gone = set(self._served.values()) - set(served.values())
+        self._served, self.catalogue = served, catalogue
+        for bundle in gone:
+            self._metrics.bundle_info.labels(*_labels(bundle)).set(0)
+            self._metrics.table_measured.labels(bundle.name, bundle.version).set(float("nan"))
+        for bundle in served.values():
+            self._metrics.bundle_info.labels(*_labels(bundle)).set(1)
+            measured_at = bundle.table_measured_at
+            if measured_at is not None:
+                self._metrics.table_measured.labels(bundle.name, bundle.version).set(measured_at.timestamp())
 
 
-def find_bundles(roots: Iterable[Path]) -> Iterable[Path]:
-    """Folders with a manifest: each root itself, or else the folders in it, by name."""
+def find_bundles(roots: Iterable[Path]) -> Iterator[Path]:
+    """Folders with a manifest: each root itself, or else the folders in it, by name.
+
+    Raises:
+        BundleError: if a root is no folder, or a folder or file in one is a link that leaves it.
+    """
     for root in roots:
-        if (root / MANIFEST).exists():
-            yield root
-        elif root.is_dir():
-            yield from sorted(folder for folder in root.iterdir() if (folder / MANIFEST).is_file())
-        else:
+        if not root.is_dir():
             raise BundleError(f"{root}: no such folder; give a bundle folder, or a folder that holds some")
+        if (root / MANIFEST).exists():
+            folders = [root]
+        else:
+            folders = sorted(folder for folder in root.iterdir() if (folder / MANIFEST).is_file())
+        for folder in folders:
+            for path in (folder, *folder.iterdir()):
+                if not path.resolve().is_relative_to(root.resolve()):
+                    raise BundleError(f"{path} leads out of {root}; put a copy there instead of a link")
+            yield folder
 
 
-def open_bundle(folder: Path, *, num_candidates: int = DEFAULT_NUM_CANDIDATES) -> OnnxGenerator:
-    """A verified bundle that has answered its recorded questions as it should.
-
-    Raises:
-        BundleError: if a file is wrong, or an answer is worse than the recorded one.
-    """
-    generator = OnnxGenerator(Bundle.load(folder))
-    self_test(generator)
-    generator.num_candidates = num_candidates
-    return generator
+def signature(folder: Path) -> Signature:
+    """What tells one state of a folder from another, without reading its files."""
+    stats = [(path.name, path.stat()) for path in sorted(folder.iterdir())]
+    return tuple((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
 
-def self_test(generator: OnnxGenerator) -> None:
-    """Ask what the bundle recorded at training (`self_test` in its manifest), and compare.
-
-    Raises:
-        BundleError: if an answer differs and is worse than the recorded network.
-    """
-    for entry in generator.bundle.manifest.get("self_test", ()):
-        best = generator.generate(Query(entry["budget_ms"])).best
-        if best.architecture.encoding == entry["encoding"]:
-            continue
-        (recorded,) = generator.predict([entry["encoding"]])
-        if best.predicted.accuracy < recorded.predicted.accuracy - SELF_TEST_TOLERANCE:
-            raise BundleError(
-                f"{generator.bundle.name}: self-test at {entry['budget_ms']} ms gives {best.architecture.encoding}, "
-                f"which is worse than the recorded {entry['encoding']}; train or copy the bundle again"
-            )
-
-
-def _age_order(bundle: LoadedBundle) -> tuple[str, str]:
-    return str(bundle.bundle.manifest.get("created_at", "")), bundle.version
+def _labels(bundle: LoadedBundle) -> tuple[str, ...]:
+    return bundle.name, bundle.version, bundle.space.name, bundle.device

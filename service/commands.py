@@ -27,12 +27,13 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on. Default: PNAG_HOST.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on. Default: PNAG_PORT.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that share the port. Default: PNAG_WORKERS.")] = None,
 ) -> None:
     """Answer budgets over HTTP. Everything else is set by PNAG_ variables: see .env.example."""
     from service.server import serve as run_server
     from service.settings import load_settings
 
-    given = {"bundles": bundle or None, "host": host, "port": port}
+    given = {"bundles": bundle or None, "host": host, "port": port, "workers": workers}
     run_server(load_settings(**{name: value for name, value in given.items() if value is not None}))
 
 
@@ -103,6 +104,19 @@ def inspect(
         typer.echo(_prediction_line(body["predicted"]))
 
 
+@app.command("api-key", epilog="Example: pnag api-key dashboard --scope read")
+def api_key(
+    name: Annotated[str, typer.Argument(help="Whose key it is; the log says so.", show_default=False)],
+    scope: Annotated[str, typer.Option(help="read, or admin for /admin too.")] = "read",
+) -> None:
+    """Make an API key: the key on stdout, the line for PNAG_API_KEYS on stderr."""
+    from service.security import ApiKey
+
+    key, line = ApiKey.make(name, scope)
+    typer.echo(line, err=True)
+    typer.echo(key)
+
+
 @app.command()
 def spaces(as_json: JsonOption = False) -> None:
     """The search spaces that can be named."""
@@ -137,7 +151,7 @@ def bundle_show(
 @bundle_app.command("verify")
 def bundle_verify(folder: Annotated[Path, typer.Argument(help="Bundle folder.", show_default=False)]) -> None:
     """Check every hash and shape, and that the recorded answers come out the same."""
-    from service.bundles import open_bundle
+    from service.loaded_bundle import open_bundle
 
     bundle = open_bundle(folder).bundle
     num_tests = len(bundle.manifest.get("self_test", ()))
@@ -162,10 +176,11 @@ def _predict(folder: Path, space: str, encoding: str) -> "PredictedBody":
 
 
 def _prediction_line(predicted: "PredictedBody") -> str:
+    sizes = ((predicted["macs_m"], "M MACs"), (predicted["params_m"], "M parameters"))
     return (
         f"top-1 {predicted['top1_percent']:.2f} %, {predicted['latency_ms']:.2f} ms"
-        f" (at most {predicted['latency_upper_ms']:.2f} ms at coverage {predicted['latency_coverage']:g}),"
-        f" {predicted['macs_m']:.1f} M MACs, {predicted['params_m']:.2f} M parameters"
+        f" (at most {predicted['latency_upper_ms']:.2f} ms at coverage {predicted['latency_coverage']:g})"
+        + "".join(f", {amount:.2f} {unit}" for amount, unit in sizes if amount is not None)
     )
 
 

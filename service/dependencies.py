@@ -1,13 +1,15 @@
 """What routes ask for in their signatures."""
 
-from typing import Annotated
+from collections.abc import MutableMapping
+from typing import Annotated, Any
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 
 from service.answerer import Answerer
 from service.bundles import BundleStore
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
+from service.reloader import Reloader
 from service.settings import Settings
 
 
@@ -36,8 +38,29 @@ def _metrics(request: Request) -> Metrics:
     return metrics
 
 
+def _reloader(request: Request) -> Reloader:
+    reloader: Reloader = request.app.state.reloader
+    return reloader
+
+
+def _scope(request: Request) -> MutableMapping[str, Any]:
+    return request.scope
+
+
 SettingsDep = Annotated[Settings, Depends(_settings)]
 BundlesDep = Annotated[BundleStore, Depends(_bundles)]
 AnswererDep = Annotated[Answerer, Depends(_answerer)]
 LifecycleDep = Annotated[Lifecycle, Depends(_lifecycle)]
 MetricsDep = Annotated[Metrics, Depends(_metrics)]
+ReloaderDep = Annotated[Reloader, Depends(_reloader)]
+ScopeDep = Annotated[MutableMapping[str, Any], Depends(_scope)]
+
+TimeoutHeader = Annotated[
+    float | None,
+    Header(
+        alias="x-request-timeout-ms",
+        gt=0,
+        description="How long the caller will wait, at most PNAG_REQUEST_TIMEOUT_S; after that it is 503.",
+    ),
+]
+"""Declared by routes so that it is documented and checked; `service.bounds` acts on it."""

@@ -13,8 +13,9 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from models.errors import BudgetError, EncodingError, PnagError, SearchSpaceError, UnknownBundleError
+from models.errors import BudgetError, BundleError, EncodingError, PnagError, SearchSpaceError, UnknownBundleError
 from service.schemas import ArchitectureBody, FieldError, ProblemBody
+from service.settings import SettingsError
 
 MEDIA_TYPE = "application/problem+json"
 PREFIX = "urn:pnag:problem:"
@@ -43,6 +44,20 @@ class OverloadedError(ServiceError):
 
     code = "overloaded"
     status = 503
+
+
+class DeadlineError(ServiceError):
+    """It took longer than the caller, or the operator, wants to wait."""
+
+    code = "deadline-exceeded"
+    status = 503
+
+
+class BodyTooLargeError(ServiceError):
+    """More bytes than the operator allows."""
+
+    code = "body-too-large"
+    status = 413
 
 
 class NotReadyError(ServiceError):
@@ -85,7 +100,7 @@ class NoWeightsError(ServiceError):
     status = 404
 
 
-RETRY_AFTER_S = {OverloadedError: 1, NotReadyError: 1}
+RETRY_AFTER_S = {OverloadedError: 1, DeadlineError: 1, NotReadyError: 1}
 
 
 @dataclass(frozen=True)
@@ -119,6 +134,12 @@ TITLES = {
     "unknown-search-space": "No such search space",
     "unknown-architecture": "No such architecture",
     "no-weights": "The bundle has no weights",
+    "body-too-large": "The body is too large",
+    "unauthorized": "An API key is needed",
+    "forbidden": "The API key does not reach this far",
+    "rate-limited": "Too many requests",
+    "deadline-exceeded": "It took too long",
+    "reload-failed": "The reload failed",
     "overloaded": "Too many requests are waiting",
     "not-ready": "The service is not ready",
 }
@@ -142,6 +163,8 @@ def problem_of(exc: Exception) -> Problem:
             return Problem("unknown-search-space", 404, str(exc))
         case InvalidRequestError():
             return _invalid([{"field": exc.field, "message": exc.message}])
+        case BundleError() | SettingsError():
+            return Problem("reload-failed", 409, f"everything stays as it was: {exc}")
         case ServiceError():
             retry = RETRY_AFTER_S.get(type(exc))
             return Problem(exc.code, exc.status, str(exc), headers={"retry-after": str(retry)} if retry else {})

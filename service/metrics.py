@@ -1,8 +1,23 @@
-"""What Prometheus is told. Names are `pnag_<noun>_<unit>`; every label has few values, none of them a caller's text."""
+"""What Prometheus is told. Names are `pnag_<noun>_<unit>`; every label has few values, none of them a caller's text.
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+With several worker processes, prometheus-client shares the values through files in PROMETHEUS_MULTIPROC_DIR (set by
+service/server.py before this module is imported), and any worker can answer for all.
+"""
 
-_SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1, 2, 4, 8)
+import os
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 class Metrics:
@@ -11,18 +26,114 @@ class Metrics:
     media_type = CONTENT_TYPE_LATEST
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the exposition, and nobody reads them
         self.registry = registry = CollectorRegistry()
-        self.requests = Counter(
-            "pnag_http_requests_total", "Requests by route and status.", ["route", "status"], registry=registry
-        )
+        # -- requests
         self.request_seconds = Histogram(
             "pnag_http_request_seconds",
-            "From the first byte to the last.",
-            ["route"],
+            "Time from a request's headers to the end of its answer; its _count counts requests. "
+            "cache: memory, redis, miss, or - where no cache is asked. status 499: the caller hung up.",
+            ["route", "status", "cache"],
             buckets=_SECONDS,
             registry=registry,
         )
+        self.budget_share = Histogram(
+            "pnag_budget_share",
+            "Budgets asked, as a share of the bundle's range: 0 is its fastest network, 1 its largest.",
+            ["bundle"],
+            buckets=(0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1),
+            registry=registry,
+        )
+        self.infeasible = Counter(
+            "pnag_infeasible_total", "Budgets that no network of the bundle keeps.", ["bundle"], registry=registry
+        )
+        # -- inference
+        self.waiting = Gauge(
+            "pnag_queue_waiting",
+            "Budgets that wait for a run.",
+            ["bundle"],
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.wait_seconds = Histogram(
+            "pnag_queue_wait_seconds",
+            "How long the first budget of each run had waited.",
+            ["bundle"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.batch_size = Histogram(
+            "pnag_batch_size",
+            "Budgets in one run of the generator.",
+            ["bundle"],
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128),
+            registry=registry,
+        )
+        self.inference_seconds = Histogram(
+            "pnag_inference_seconds", "Time of one run.", ["bundle"], buckets=_SECONDS, registry=registry
+        )
+        self.shed = Counter(
+            "pnag_shed_total", "Budgets refused because too many were waiting.", ["bundle"], registry=registry
+        )
+        # -- caches
+        self.cache_lookups = Counter(
+            "pnag_cache_lookups_total",
+            "Look-ups by tier (memory, redis) and result (hit, miss, shared: another request was already asking, "
+            "invalid: a value that is not ours, down: Redis was not asked).",
+            ["tier", "result"],
+            registry=registry,
+        )
+        self.redis_errors = Counter(
+            "pnag_redis_errors_total", "Failures of Redis by operation.", ["operation"], registry=registry
+        )
+        self.redis_up = Gauge(
+            "pnag_redis_up",
+            "1 if Redis is in use, 0 while the circuit breaker keeps away from it; absent without Redis.",
+            [],
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
+        # -- bundles
+        self.bundle_info = Gauge(
+            "pnag_bundle_info",
+            "1 for each loaded bundle, 0 for one that was loaded before.",
+            ["bundle", "version", "space", "device"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.table_measured = Gauge(
+            "pnag_latency_table_measured_timestamp_seconds",
+            "When the bundle's latency table was measured: its age is time() minus this. NaN once it is not loaded.",
+            ["bundle", "version"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.reloads = Counter(
+            "pnag_bundle_reloads_total",
+            "Folders looked at on reload, by result (loaded, refused, removed).",
+            ["result"],
+            registry=registry,
+        )
+        self.refused = Gauge(
+            "pnag_bundles_refused",
+            "Folders whose bundle is not served because something is wrong with it; the log says what.",
+            [],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        # -- callers
+        self.auth_failures = Counter(
+            "pnag_auth_failures_total",
+            "Requests without the key they need, by reason (missing, unknown, scope).",
+            ["reason"],
+            registry=registry,
+        )
+        self.rate_limited = Counter("pnag_rate_limited_total", "Requests refused by the rate limit.", registry=registry)
 
     def exposition(self) -> bytes:
-        """The registry in Prometheus's text format."""
-        return generate_latest(self.registry)
+        """The registry in Prometheus's text format; of all workers, if there are several."""
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return generate_latest(self.registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)

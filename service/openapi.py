@@ -1,25 +1,22 @@
-"""The OpenAPI document: what FastAPI derives from the routes, with errors under the media type they are sent as."""
+"""The OpenAPI document: what FastAPI derives from the routes, and the problem body that all of them refer to."""
 
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import TypeAdapter
 
-from service.errors import MEDIA_TYPE
+from service.schemas import ProblemBody
 
 
 def document_problems(app: FastAPI) -> None:
-    """Let the application's OpenAPI document say that errors are problems; it is made when first asked for."""
+    """Let the application's OpenAPI document hold the problem body; the document is made when first asked for."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-            for methods in schema["paths"].values():
-                for operation in methods.values():
-                    for status, response in operation["responses"].items():
-                        if int(status) >= 400:
-                            (body,) = response["content"].values()
-                            response["content"] = {MEDIA_TYPE: body}
+            problem = TypeAdapter(ProblemBody).json_schema(ref_template="#/components/schemas/{model}")
+            schema["components"]["schemas"].update(problem.pop("$defs"), ProblemBody=problem)
             app.openapi_schema = schema
         return app.openapi_schema
 

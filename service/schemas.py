@@ -143,10 +143,11 @@ class PredictedBody(TypedDict):
     latency_upper_ms: float
     """The measured latency stays below this with probability `latency_coverage`; this is what fits the budget."""
     latency_coverage: float
-    macs_m: float
-    params_m: float
-    size_mb: float
-    peak_memory_mb: float
+    macs_m: float | None
+    """Null, as the three sizes below, where nothing is known of it: some spaces come as a table of measurements."""
+    params_m: float | None
+    size_mb: float | None
+    peak_memory_mb: float | None
 
 
 @_ANSWER
@@ -312,3 +313,13 @@ class StatusBody(TypedDict):
     """Health."""
 
     status: str
+
+
+@_ANSWER
+class ReloadedBody(TypedDict):
+    """What a reload did, by folder."""
+
+    loaded: list[str]
+    removed: list[str]
+    refused: dict[str, str]
+    """Why a folder's bundle is not served; where an older one was served from it, that one still is."""

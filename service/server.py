@@ -1,10 +1,18 @@
-"""Runs the application under uvicorn."""
+"""Runs the application under uvicorn: sockets, worker processes, exit."""
+
+import os
+import tempfile
+from contextlib import ExitStack
+from functools import partial
+from socket import socket
 
 import uvicorn
+from fastapi import FastAPI
+from uvicorn.supervisors import Multiprocess
 
-from service.app import create_app
 from service.logs import configure_logs
-from service.settings import Settings
+from service.protocol import BoundedProtocol
+from service.settings import Settings, SettingsError
 
 
 def serve(settings: Settings) -> None:
@@ -12,8 +20,62 @@ def serve(settings: Settings) -> None:
 
     Raises:
         BundleError: if a bundle cannot be loaded.
+        SettingsError: if a port is taken, or the server could not start.
     """
     configure_logs(settings)
-    app = create_app(settings)
-    app.state.bundles.load_all()  # before the port opens, so that a bad bundle is an error message and not a traceback
-    uvicorn.run(app, host=settings.host, port=settings.port, access_log=False, log_config=None, server_header=False)
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(_bind(settings, settings.port))]
+        if settings.admin_port is not None:
+            sockets.append(stack.enter_context(_bind(settings, settings.admin_port)))
+            settings = settings.model_copy(update={"admin_port": sockets[1].getsockname()[1]})  # 0 became a number
+        _run(settings, sockets)
+
+
+def make_worker(settings: Settings) -> FastAPI:
+    """The application of one process."""
+    from service.app import create_app
+
+    configure_logs(settings)
+    return create_app(settings)
+
+
+def _run(settings: Settings, sockets: list[socket]) -> None:
+    if settings.workers > 1:
+        # Before prometheus_client is imported anywhere: it decides then how to keep its values.
+        with tempfile.TemporaryDirectory(prefix="pnag-metrics-") as folder:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+            Multiprocess(_config(settings, partial(make_worker, settings)), sockets).run()
+        return
+    app = make_worker(settings)
+    app.state.bundles.load_all()  # before the port answers, so that a bad bundle is a message and not a traceback
+    server = uvicorn.Server(_config(settings, lambda: app))
+    server.run(sockets)
+    if not server.started:
+        raise SettingsError("the server did not start; the log above says why")
+
+
+def _config(settings: Settings, factory: partial[FastAPI] | object) -> uvicorn.Config:
+    return uvicorn.Config(
+        factory,  # type: ignore[arg-type]
+        factory=True,
+        http=BoundedProtocol,
+        ws="none",
+        workers=settings.workers,
+        backlog=2048,
+        timeout_keep_alive=settings.keep_alive_s,
+        timeout_graceful_shutdown=settings.grace_s,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        # Only the rate limit looks at addresses; behind a proxy that must be trusted first, limit by key or there.
+        proxy_headers=False,
+    )
+
+
+def _bind(settings: Settings, port: int) -> socket:
+    """A listening address; in the parent, so that workers share it and a taken port is one clear message."""
+    config = uvicorn.Config("", host=settings.host, port=port, log_config=None)
+    try:
+        return config.bind_socket()
+    except SystemExit:  # uvicorn has logged why
+        raise SettingsError(f"cannot listen on {settings.host}:{port}; is it taken? --port takes another") from None

@@ -44,7 +44,7 @@ def test_inspect_sums_up_the_layers(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_serving_a_folder_without_a_bundle_exits_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("serve", "--bundle", str(tmp_path)) == 1
+    assert run("serve", "--bundle", str(tmp_path), "--port", "0") == 1
     assert "no bundle in" in capsys.readouterr().err
 
 

@@ -6,12 +6,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
+from service.answerer import Answerer
 from service.bodies import bundle_ref, candidate_body, links, to_json
-from service.bundles import Catalogue, LoadedBundle
-from service.dependencies import BundlesDep, SettingsDep
+from service.dependencies import AnswererDep, BundlesDep, SettingsDep
 from service.errors import InvalidRequestError, NoWeightsError, UnknownArchitectureError, check_count
 from service.json_route import JsonRoute
-from service.routes.documented import JSON, problems
+from service.loaded_bundle import LoadedBundle
+from service.routes.documented import CSV, JSON, problems
 from service.schemas import (
     ArchitectureAnswer,
     CandidateBody,
@@ -23,8 +24,6 @@ from service.schemas import (
 )
 
 router = APIRouter(tags=["architectures"], route_class=JsonRoute)
-
-CSV = "text/csv"
 
 
 @router.post("/predict", response_model=PredictOneBody | PredictManyBody, responses=problems(404, 413, 415, 422, 503))
@@ -60,7 +59,7 @@ async def pareto_front(request: Request, query: Annotated[FrontQuery, Query()], 
     points = [candidate_body(bundle.space, candidate) for candidate in candidates]
     if prefers_csv(request.headers.get("accept", "")):
         return Response(front_csv(points), media_type=CSV, headers={"vary": "accept"})
-    coverage = query.coverage if query.coverage is not None else bundle.bundle.latency_table.default_coverage
+    coverage = query.coverage if query.coverage is not None else bundle.default_coverage
     body: FrontBody = {
         "bundle": bundle_ref(bundle.bundle),
         "device": bundle.device,
@@ -71,9 +70,9 @@ async def pareto_front(request: Request, query: Annotated[FrontQuery, Query()], 
 
 
 @router.get("/architectures/{architecture_id}", response_model=ArchitectureAnswer, responses=problems(404, 422, 503))
-async def architecture(architecture_id: str, bundles: BundlesDep) -> Response:
+async def architecture(architecture_id: str, answerer: AnswererDep) -> Response:
     """A network of a front, or one that was answered lately, by its id."""
-    bundle, encoding = _find(bundles.catalogue, architecture_id)
+    bundle, encoding = await _find(answerer, architecture_id)
     (candidate,) = await bundle.run(lambda: bundle.generator.predict([encoding]))
     body: ArchitectureAnswer = {
         **candidate_body(bundle.space, candidate),
@@ -89,9 +88,9 @@ async def architecture(architecture_id: str, bundles: BundlesDep) -> Response:
     response_class=Response,
     responses={200: {"content": {"application/octet-stream": {}}}, **problems(404, 422)},
 )
-async def model(architecture_id: str, bundles: BundlesDep) -> Response:
+async def model(architecture_id: str, answerer: AnswererDep) -> Response:
     """The runnable network, where the bundle has weights."""
-    bundle, _ = _find(bundles.catalogue, architecture_id)
+    bundle, _ = await _find(answerer, architecture_id)
     raise NoWeightsError(
         f"bundle {bundle.name} has no weights; `pnag export` builds a network from a supernet checkpoint"
     )
@@ -120,12 +119,11 @@ def front_csv(points: list[CandidateBody]) -> str:
     return text.getvalue()
 
 
-def _find(catalogue: Catalogue, architecture_id: str) -> tuple[LoadedBundle, str]:
-    for bundle in catalogue.bundles:
-        encoding = bundle.encoding_of(architecture_id)
-        if encoding is not None:
-            return bundle, encoding
-    raise UnknownArchitectureError(
-        f"no loaded bundle knows architecture {architecture_id!r}; ids come with answers of /generate, /predict and "
-        "/pareto-front, and are kept for a while. POST its encoding to /predict"
-    )
+async def _find(answerer: Answerer, architecture_id: str) -> tuple[LoadedBundle, str]:
+    found = await answerer.known_encoding(architecture_id)
+    if found is None:
+        raise UnknownArchitectureError(
+            f"no loaded bundle knows architecture {architecture_id!r}; ids come with answers of /generate, /predict "
+            "and /pareto-front, and are kept for a while. POST its encoding to /predict"
+        )
+    return found

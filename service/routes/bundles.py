@@ -1,14 +1,16 @@
 """What is loaded, and what it is about."""
 
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any, cast
 
 from fastapi import APIRouter, Response
 
 from models.spaces.registry import get_space
 from service.bodies import has_weights, to_json
-from service.bundles import Catalogue, LoadedBundle
+from service.bundles import Catalogue
 from service.dependencies import BundlesDep
+from service.loaded_bundle import LoadedBundle
 from service.routes.documented import JSON, problems
 from service.schemas import BundleBody, BundlesBody, SearchSpaceBody
 
@@ -41,7 +43,8 @@ def bundle_body(catalogue: Catalogue, bundle: LoadedBundle) -> BundleBody:
     """One bundle as `/bundles` lists it."""
     manifest, table = bundle.bundle.manifest, bundle.bundle.latency_table
     factor = table.bound_factor(table.default_coverage)
-    age = bundle.table_age_days
+    measured_at = bundle.table_measured_at
+    age = None if measured_at is None else (datetime.now(UTC) - measured_at).total_seconds() / 86_400
     return cast(
         BundleBody,
         {

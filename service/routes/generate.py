@@ -6,9 +6,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from models.errors import PnagError
-from service.answerer import query_of
+from service.answerer import question
 from service.bodies import to_json
-from service.dependencies import AnswererDep, BundlesDep, SettingsDep
+from service.dependencies import AnswererDep, BundlesDep, ScopeDep, SettingsDep, TimeoutHeader
 from service.errors import InfeasibleError, InvalidRequestError, check_count, problem_of
 from service.json_route import JsonRoute
 from service.routes.documented import JSON, problems
@@ -19,16 +19,22 @@ router = APIRouter(tags=["generate"], route_class=JsonRoute)
 
 @router.post("/generate", response_model=AnswerBody, responses=problems(404, 413, 415, 422, 503))
 async def generate(
-    query: Annotated[GenerateQuery, Query()], answerer: AnswererDep, request: GenerateRequest | None = None
+    query: Annotated[GenerateQuery, Query()],
+    scope: ScopeDep,
+    answerer: AnswererDep,
+    request: GenerateRequest | None = None,
+    _timeout_ms: TimeoutHeader = None,
 ) -> Response:
     """The most accurate network found that keeps the budget."""
+    # Most requests never come here: service/hot_path.py answers them in the same way.
     if request is None:
         if query.budget_ms is None:
             raise InvalidRequestError("budget_ms", 'missing; send {"budget_ms": 20} as JSON, or ?budget_ms=20')
         request = GenerateRequest(budget_ms=query.budget_ms, bundle=query.bundle)
     elif query.model_fields_set:
         raise InvalidRequestError("budget_ms", "sent in the body and in the query; use one of the two")
-    reply = await answerer.answer(request)
+    reply = await answerer.answer(answerer.understand(request))
+    scope["pnag.cache"] = reply.cache
     return Response(reply.content, media_type=JSON, headers={"x-cache": reply.cache})
 
 
@@ -46,7 +52,7 @@ async def generate_batch(
 
     async def one(budget_ms: float) -> tuple[bytes, bool]:
         try:
-            return (await answerer.answer_query(bundle, query_of(request, budget_ms))).content, True
+            return (await answerer.answer(question(bundle, request, budget_ms))).content, True
         except (PnagError, InfeasibleError) as exc:
             return to_json(problem_of(exc).body()), False
 

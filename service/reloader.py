@@ -1,0 +1,47 @@
+"""Everything that can be replaced while the service runs: bundles and API keys. Asked by a clock, SIGHUP, or /admin."""
+
+import asyncio
+
+import structlog
+
+from models.errors import PnagError
+from service.bundles import BundleStore, Reloaded
+from service.security import ApiKeys
+
+log = structlog.get_logger("pnag.reload")
+
+
+class Reloader:
+    """Reloads, and never takes anything away because the new one is wrong."""
+
+    def __init__(self, bundles: BundleStore, keys: ApiKeys | None) -> None:
+        self._bundles = bundles
+        self._keys = keys
+        self._task: asyncio.Task[None] | None = None
+
+    async def reload(self) -> Reloaded:
+        """Look at keys and bundles again.
+
+        Raises:
+            SettingsError: if a key is wrong; the old keys stay.
+            BundleError: if a folder of bundles is gone; the old bundles stay.
+        """
+        if self._keys is not None:
+            self._keys.reload()
+        return await self._bundles.reload()
+
+    def soon(self) -> None:
+        """Reload in the background, for a signal."""
+        self._task = asyncio.create_task(self._reload_or_tell())
+
+    async def watch(self, interval_s: float) -> None:
+        """Reload forever; what has not changed costs a look at its files' dates."""
+        while True:
+            await asyncio.sleep(interval_s)
+            await self._reload_or_tell()
+
+    async def _reload_or_tell(self) -> None:
+        try:
+            await self.reload()
+        except (PnagError, OSError) as exc:
+            log.error("reload failed, everything stays as it was", reason=str(exc))
