@@ -112,7 +112,7 @@ def test_a_limit_is_kept_and_named_as_binding(runtime: OnnxGenerator, limits: Li
 def test_a_huge_budget_gives_the_most_accurate_network_and_nothing_binds(runtime: OnnxGenerator) -> None:
     answer = runtime.generate(Query(1e9))
     assert answer.binding == "none"
-    assert answer.best.predicted.accuracy >= max(p.accuracy for p in runtime.bundle.front) - 1e-12
+    assert answer.best.predicted.accuracy >= max(p.accuracy for p in runtime.bundle.front) - 1e-9
 
 
 def test_the_smallest_feasible_budget_has_an_answer_and_anything_less_says_so(runtime: OnnxGenerator) -> None:
