@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.answerer import Answerer
 from service.bounds import Patience, ReadBody
@@ -23,7 +23,7 @@ from service.observability import Observe
 from service.openapi import document_problems
 from service.redis_cache import RedisCache
 from service.reloader import Reloader
-from service.routes import admin, architectures, bundles, generate, health
+from service.routes import admin, architectures, bundles, generate, health, known, page
 from service.security import ApiKeys, Guard, needs_guard
 from service.settings import Settings
 
@@ -34,7 +34,21 @@ DESCRIPTION = """A latency budget goes in, the best network that keeps it comes 
 Errors are `application/problem+json` with a stable `type`."""
 
 
-def create_app(settings: Settings) -> FastAPI:
+class Application(FastAPI):
+    """FastAPI with our layers around all of it: a hot request must not enter it, and no error of it may get out."""
+
+    front: ASGIApp
+    """The outermost layer."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.front(scope, receive, send)
+
+    async def framework(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What FastAPI itself would do."""
+        await super().__call__(scope, receive, send)
+
+
+def create_app(settings: Settings) -> Application:
     """The service; bundles are loaded when it starts, which fails if one of them is not intact.
 
     Raises:
@@ -74,28 +88,24 @@ def create_app(settings: Settings) -> FastAPI:
                 await redis.close()
             executor.shutdown(wait=True, cancel_futures=True)
 
-    answerer = Answerer(store, metrics, cache_entries=settings.cache_entries, redis=redis)
-
-    class Application(FastAPI):
-        def build_middleware_stack(self) -> ASGIApp:
-            """Our layers go around all of the framework's, so that a hot request never enters it."""
-            app: ASGIApp = GZipMiddleware(super().build_middleware_stack(), minimum_size=4096)
-            app = Patience(app, timeout_s=settings.request_timeout_s)
-            app = HotPath(app, answerer, timeout_s=settings.request_timeout_s)
-            app = FrontCache(app, store)
-            app = ReadBody(app, max_bytes=settings.max_body_bytes)
-            if needs_guard(settings):
-                app = Guard(app, settings, keys, metrics)
-            return Observe(app, metrics, lifecycle, log_requests_per_s=settings.log_requests_per_s)
+    answerer = Answerer(store, cache_entries=settings.cache_entries, redis=redis)
 
     app = Application(title="PNAG", version=VERSION, description=DESCRIPTION, lifespan=lifespan)
+    app.front = GZipMiddleware(app.framework, minimum_size=4096)
+    app.front = Patience(app.front, timeout_s=settings.request_timeout_s)
+    app.front = FrontCache(app.front, store)
+    app.front = ReadBody(app.front, max_bytes=settings.max_body_bytes)
+    app.front = HotPath(app.front, answerer, store, settings)
+    if needs_guard(settings):
+        app.front = Guard(app.front, settings, keys, metrics)
+    app.front = Observe(app.front, metrics, lifecycle, log_requests_per_s=settings.log_requests_per_s)
     app.state.settings = settings
     app.state.bundles = store
     app.state.answerer = answerer
     app.state.reloader = reloader
     app.state.lifecycle = lifecycle
     app.state.metrics = metrics
-    for module in (generate, architectures, bundles, health, admin):
+    for module in (generate, architectures, bundles, known, health, admin, page):
         app.include_router(module.router)
     add_handlers(app)
     document_problems(app)
