@@ -132,6 +132,15 @@ def test_one_impossible_query_leaves_the_others_alone(runtime: OnnxGenerator) ->
     assert "limits.macs_m is 1" in str(found[2])
 
 
+def test_limits_at_the_fastest_network_leave_that_and_below_it_nothing(runtime: OnnxGenerator) -> None:
+    fastest = runtime.generate(Query(runtime.smallest_feasible_ms())).best.predicted
+    assert fastest.macs is not None
+    tight = runtime.generate(Query(1e4, Limits(macs_m=fastest.macs / 1e6)))
+    assert tight.best.predicted.macs == fastest.macs
+    with pytest.raises(InfeasibleBudgetError, match=r"limits\.macs_m is .* raise that limit"):
+        runtime.generate(Query(1e4, Limits(macs_m=fastest.macs / 1e6 * 0.99)))
+
+
 @pytest.mark.parametrize("budget", [0, -1, math.nan, math.inf, -math.inf, True, "20", None, 1e-9])
 def test_a_budget_that_is_no_positive_number_is_refused(budget: object) -> None:
     with pytest.raises(BudgetError, match="budget_ms is"):
