@@ -14,16 +14,17 @@ from service.answerer import Answerer
 from service.bounds import Patience, ReadBody
 from service.bundles import BundleStore
 from service.errors import add_handlers
+from service.front import Front
 from service.front_cache import FrontCache
 from service.hot_path import HotPath
 from service.lifecycle import Lifecycle
 from service.loaded_bundle import LoadedBundle, open_bundle
 from service.metrics import Metrics
-from service.observability import Observe
 from service.openapi import document_problems
 from service.redis_cache import RedisCache
 from service.reloader import Reloader
-from service.routes import admin, architectures, bundles, generate, health, known, page
+from service.request_log import RequestLog
+from service.routes import admin, architectures, bundles, feedback, generate, health, known, page
 from service.security import ApiKeys, Guard, needs_guard
 from service.settings import Settings
 
@@ -91,21 +92,24 @@ def create_app(settings: Settings) -> Application:
     answerer = Answerer(store, cache_entries=settings.cache_entries, redis=redis)
 
     app = Application(title="PNAG", version=VERSION, description=DESCRIPTION, lifespan=lifespan)
-    app.front = GZipMiddleware(app.framework, minimum_size=4096)
-    app.front = Patience(app.front, timeout_s=settings.request_timeout_s)
-    app.front = FrontCache(app.front, store)
-    app.front = ReadBody(app.front, max_bytes=settings.max_body_bytes)
-    app.front = HotPath(app.front, answerer, store, settings)
-    if needs_guard(settings):
-        app.front = Guard(app.front, settings, keys, metrics)
-    app.front = Observe(app.front, metrics, lifecycle, log_requests_per_s=settings.log_requests_per_s)
+    behind: ASGIApp = GZipMiddleware(app.framework, minimum_size=4096)
+    behind = Patience(behind, timeout_s=settings.request_timeout_s)
+    behind = FrontCache(behind, store)
+    behind = ReadBody(behind, max_bytes=settings.max_body_bytes)
+    app.front = Front(
+        behind,
+        guard=Guard(settings, keys, metrics) if needs_guard(settings) else None,
+        hot_path=HotPath(answerer, store, settings),
+        lifecycle=lifecycle,
+        request_log=RequestLog(metrics, lines_per_s=settings.log_requests_per_s),
+    )
     app.state.settings = settings
     app.state.bundles = store
     app.state.answerer = answerer
     app.state.reloader = reloader
     app.state.lifecycle = lifecycle
     app.state.metrics = metrics
-    for module in (generate, architectures, bundles, known, health, admin, page):
+    for module in (generate, architectures, bundles, feedback, known, health, admin, page):
         app.include_router(module.router)
     add_handlers(app)
     document_problems(app)

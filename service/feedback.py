@@ -1,0 +1,210 @@
+"""What devices in the field say they measured: kept, counted, and never used for an answer by itself.
+
+Whoever may ask may report, so a report is a claim. The last few thousand for each bundle are kept, in Redis where there
+is one (all replicas see the same) and else in this process; the metric outlives both.
+"""
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Protocol
+
+from prometheus_client import Histogram
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from service.errors import NotReadyError
+from service.metrics import Metrics
+from service.settings import Settings
+
+MAX_REPORTS = 5_000
+"""Kept for each bundle; older ones go."""
+
+MAX_BUNDLES = 50
+"""Whose reports are kept in this process; a version that nobody reports on any more makes room."""
+
+TIMEOUT_S = 1.0
+TTL_S = 90 * 86_400
+
+
+@dataclass(frozen=True)
+class Report:
+    """One network, measured by somebody."""
+
+    encoding: str
+    device: str
+    latency_ms: float
+    promised_ms: float
+    """The bound that the bundle gives for it, at its default coverage."""
+    reported_at: float
+    """Seconds since 1970."""
+
+    @property
+    def ratio(self) -> float:
+        """Measured over promised; above 1 the promise was broken."""
+        return self.latency_ms / self.promised_ms
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How well promises were kept, by the reports that are kept."""
+
+    num_reports: int
+    over_fraction: float | None
+    """Share of reports over the bound; None without reports."""
+    median_ratio: float | None
+
+    @classmethod
+    def of(cls, reports: Sequence[Report]) -> "Summary":
+        """Summary of some reports."""
+        if not reports:
+            return cls(0, None, None)
+        ratios = [report.ratio for report in reports]
+        return cls(len(ratios), sum(ratio > 1 for ratio in ratios) / len(ratios), median(ratios))
+
+
+class ReportStore(Protocol):
+    """Where reports are kept, by the digest of their bundle."""
+
+    async def add(self, digest: str, report: Report) -> None:
+        """Keep one more, and let the oldest go if there are too many."""
+
+    async def all(self, digest: str) -> list[Report]:
+        """Those that are kept, the newest first."""
+
+    async def close(self) -> None:
+        """Let go of what it holds."""
+
+
+class LocalReports:
+    """In this process's memory, as SQLite: bounded, indexed, and one file away from lasting."""
+
+    def __init__(self, path: str = ":memory:", *, max_reports: int = MAX_REPORTS) -> None:
+        self._max_reports = max_reports
+        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._database.execute(
+            "CREATE TABLE IF NOT EXISTS reports (id INTEGER PRIMARY KEY, digest TEXT NOT NULL, report TEXT NOT NULL)"
+        )
+        self._database.execute("CREATE INDEX IF NOT EXISTS by_digest ON reports (digest, id)")
+
+    async def add(self, digest: str, report: Report) -> None:
+        """Keep one more."""
+        self._database.execute(
+            "INSERT INTO reports (digest, report) VALUES (?, ?)", (digest, json.dumps(asdict(report)))
+        )
+        self._database.execute(
+            "DELETE FROM reports WHERE digest = ? AND id <= "
+            "(SELECT id FROM reports WHERE digest = ? ORDER BY id DESC LIMIT 1 OFFSET ?)",
+            (digest, digest, self._max_reports),
+        )
+        self._database.execute(
+            "DELETE FROM reports WHERE digest NOT IN "
+            "(SELECT digest FROM reports GROUP BY digest ORDER BY max(id) DESC LIMIT ?)",
+            (MAX_BUNDLES,),
+        )
+
+    async def all(self, digest: str) -> list[Report]:
+        """Those that are kept, the newest first."""
+        rows = self._database.execute("SELECT report FROM reports WHERE digest = ? ORDER BY id DESC", (digest,))
+        return [Report(**json.loads(text)) for (text,) in rows]
+
+    async def close(self) -> None:
+        """Forget everything, if it was in memory."""
+        self._database.close()
+
+
+class SharedReports:
+    """In Redis, so that every replica adds to the same list.
+
+    Raises:
+        NotReadyError: if Redis does not answer in time; a report is not worth waiting for, and may be sent again.
+    """
+
+    def __init__(self, url: str, namespace: str, *, max_reports: int = MAX_REPORTS) -> None:
+        self._max_reports = max_reports
+        self._prefix = f"{namespace}:feedback:"
+        self._client: Redis = Redis.from_url(
+            url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
+        )
+
+    async def add(self, digest: str, report: Report) -> None:
+        """Keep one more."""
+        key = self._prefix + digest
+        async with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.lpush(key, json.dumps(asdict(report)))
+            pipeline.ltrim(key, 0, self._max_reports - 1)
+            pipeline.expire(key, TTL_S)
+            try:
+                await asyncio.wait_for(pipeline.execute(), TIMEOUT_S)
+            except (RedisError, OSError, TimeoutError):
+                raise NotReadyError("the report cannot be kept now; send it again later") from None
+
+    async def all(self, digest: str) -> list[Report]:
+        """Those that are kept, the newest first; what somebody else wrote there is left out."""
+        try:
+            texts = await asyncio.wait_for(_lrange(self._client, self._prefix + digest), TIMEOUT_S)
+        except (RedisError, OSError, TimeoutError):
+            raise NotReadyError("reports cannot be read now; ask again later") from None
+        return [report for report in map(_read, texts) if report is not None]
+
+    async def close(self) -> None:
+        """Close the connections."""
+        try:
+            await asyncio.wait_for(self._client.aclose(), TIMEOUT_S)
+        except (RedisError, OSError, TimeoutError):
+            return
+
+
+async def _lrange(client: Redis, key: str) -> list[bytes | str]:
+    return list(await client.lrange(key, 0, -1))
+
+
+def _read(text: bytes | str) -> Report | None:
+    try:
+        return Report(**json.loads(text))
+    except (TypeError, ValueError):
+        return None
+
+
+class Feedback:
+    """Takes reports and tells of them."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        url = settings.redis_url
+        self._store: ReportStore = (
+            LocalReports() if url is None else SharedReports(url.get_secret_value(), settings.redis_namespace)
+        )
+        self._ratio = Histogram(
+            "pnag_feedback_ratio",
+            "Networks measured in the field: measured latency as a share of the bundle's promised bound; over 1 the "
+            "promise was broken.",
+            ["bundle"],
+            buckets=(0.5, 0.7, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.25, 1.5, 2),
+            registry=metrics.registry,
+        )
+
+    async def add(self, bundle: str, digest: str, report: Report) -> None:
+        """Keep and count one report.
+
+        Raises:
+            NotReadyError: if it cannot be kept now; then it is not counted either.
+        """
+        await self._store.add(digest, report)
+        self._ratio.labels(bundle).observe(report.ratio)
+
+    async def all(self, digest: str) -> list[Report]:
+        """The reports on a bundle that are kept, the newest first.
+
+        Raises:
+            NotReadyError: if they cannot be read now.
+        """
+        return await self._store.all(digest)
+
+    async def close(self) -> None:
+        """Let go of the store."""
+        await self._store.close()
