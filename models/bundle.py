@@ -5,6 +5,7 @@ generator.onnx       limits_BK, noise_BSDC -> tokens_BSD        (models/runtime.
 evaluator.onnx       features_NF -> accuracy_N
 latency_table.json   ms per layer on the device it answers for
 pareto_front.json    the front found in training, and the known architectures behind it
+table_costs.json     only of table-only spaces: what records say of costs (models/table_costs.py)
 """
 
 import hashlib
@@ -19,12 +20,14 @@ from typing import Any
 from models.errors import BundleError, PnagError
 from models.files import is_number, read_json_object, to_json, write_atomic
 from models.latency_table import LatencyTable
+from models.metric import Metric
 from models.search_space import SearchSpace
 from models.spaces.registry import space_from_dict
+from models.table_costs import NetworkCosts, TableCosts
 
 FORMAT_VERSION = 1
 MANIFEST, GENERATOR, EVALUATOR = "manifest.json", "generator.onnx", "evaluator.onnx"
-LATENCY_TABLE, PARETO_FRONT = "latency_table.json", "pareto_front.json"
+LATENCY_TABLE, PARETO_FRONT, TABLE_COSTS = "latency_table.json", "pareto_front.json", "table_costs.json"
 FILES = (GENERATOR, EVALUATOR, LATENCY_TABLE, PARETO_FRONT)
 
 
@@ -55,6 +58,7 @@ class Bundle:
     latency_table: LatencyTable
     front: tuple[FrontPoint, ...]
     known: tuple[KnownArchitecture, ...]
+    table_costs: TableCosts | None = None
 
     @property
     def name(self) -> str:
@@ -74,6 +78,16 @@ class Bundle:
         """(coverage, half width of -log(1 - accuracy)) of the evaluator's accuracy interval, None if uncalibrated."""
         raw = self.manifest["accuracy"].get("interval")
         return (float(raw["coverage"]), float(raw["half_width"])) if raw else None
+
+    @property
+    def metric(self) -> Metric | None:
+        """What stands for accuracy, None for accuracy itself."""
+        raw = self.manifest["accuracy"].get("metric")
+        return Metric.from_dict(raw) if isinstance(raw, dict) else None
+
+    def costs(self) -> NetworkCosts:
+        """What architectures of the bundle are limited by."""
+        return NetworkCosts.of(self.space, self.latency_table, self.table_costs)
 
     @classmethod
     def load(cls, folder: Path) -> "Bundle":
@@ -108,7 +122,9 @@ class Bundle:
         except PnagError as exc:
             raise BundleError(f"{folder}: {exc}") from exc
         front, known = _parse_front(contents[PARETO_FRONT], space, f"{folder}/{PARETO_FRONT}")
-        return cls(manifest, contents, space, table, front, known)
+        raw_costs = contents.get(TABLE_COSTS)
+        costs = None if raw_costs is None else TableCosts.parse(raw_costs, space, f"{folder}/{TABLE_COSTS}")
+        return cls(manifest, contents, space, table, front, known, costs)
 
 
 def write_bundle(folder: Path, manifest: Mapping[str, Any], contents: Mapping[str, bytes]) -> Bundle:

@@ -3,7 +3,7 @@
 Axis letters: B = architectures, D = decisions. Knows nothing of what is being added: ms, MACs, parameters.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,34 @@ from models.search_space import CostGroup, SearchSpace, Tokens
 Floats = NDArray[np.float64]
 
 
-class LayerCost:
-    """`constant` plus the sum over layers of `cost_of(layer)`; with `reduce=np.maximum`, the largest instead.
+class GroupedCost:
+    """`constant` plus one look-up per group of decisions; with `reduce=np.maximum`, the largest instead of the sum.
 
-    Each cost group of the space becomes one dense array indexed by its decisions' tokens; the last place along an axis
-    stands for "inactive", which is where the token -1 points.
+    A group is (indices of decisions, dense array indexed by their tokens); the last place along an axis stands for
+    "inactive", which is where the token -1 points.
     """
+
+    def __init__(
+        self,
+        groups: Iterable[tuple[tuple[int, ...], Floats]],
+        *,
+        constant: float = 0.0,
+        reduce: np.ufunc = np.add,
+    ) -> None:
+        self.constant = constant
+        self._reduce = reduce
+        self.groups = tuple(groups)
+
+    def __call__(self, tokens_BD: Tokens) -> Floats:
+        """Cost of each architecture, shape [B]; tokens must be canonical."""
+        total = np.full(len(tokens_BD), self.constant)
+        for indices, table in self.groups:
+            total = self._reduce(total, table[tuple(tokens_BD[:, i] for i in indices)])
+        return total
+
+
+class LayerCost(GroupedCost):
+    """`constant` plus the sum over layers of `cost_of(layer)`: each cost group of the space becomes one look-up."""
 
     def __init__(
         self,
@@ -29,19 +51,11 @@ class LayerCost:
         constant: float = 0.0,
         reduce: np.ufunc = np.add,
     ) -> None:
-        self.constant = constant
-        self._reduce = reduce
-        self.groups = tuple(
+        groups = (
             (tuple(space.index(n) for n in group.decisions), _tabulate(space, group, cost_of, reduce))
             for group in space.cost_groups
         )
-
-    def __call__(self, tokens_BD: Tokens) -> Floats:
-        """Cost of each architecture, shape [B]; tokens must be canonical."""
-        total = np.full(len(tokens_BD), self.constant)
-        for indices, table in self.groups:
-            total = self._reduce(total, table[tuple(tokens_BD[:, i] for i in indices)])
-        return total
+        super().__init__(groups, constant=constant, reduce=reduce)
 
 
 def macs_cost(space: SearchSpace) -> LayerCost:

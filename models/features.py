@@ -13,7 +13,7 @@ Floats = NDArray[np.float64]
 
 class ArchitectureFeatures:
     """Features of canonical tokens: one-hot tokens (an inactive decision is all zeros), depth per part and in all,
-    natural logs of MACs and of parameters.
+    natural logs of MACs and of parameters (left out where the space has no layers to count them by).
 
     Columns that are the same for every architecture of the space (a decision with one option) are left out.
     """
@@ -27,7 +27,7 @@ class ArchitectureFeatures:
         widths = space.num_options_D[self._informative]
         self._starts = np.concatenate([[0], np.cumsum(widths)[:-1]]).astype(np.int64)
         self._num_one_hot = int(widths.sum())
-        self._macs, self._params = macs_cost(space), params_cost(space)
+        self._sizes = (macs_cost(space), params_cost(space)) if space.has_layers else ()
 
     def __call__(self, tokens_BD: Tokens) -> Floats:
         """Features of each architecture, shape [B, F], float64."""
@@ -37,5 +37,5 @@ class ArchitectureFeatures:
         columns = np.where(tokens >= 0, self._starts + tokens, self._num_one_hot)
         np.put_along_axis(one_hot, columns, 1.0, axis=1)
         depths = self._space.depth_features(tokens_BD)
-        macs, params = self._macs(tokens_BD)[:, np.newaxis], self._params(tokens_BD)[:, np.newaxis]
-        return np.concatenate([one_hot[:, :-1], depths, np.log(macs), np.log(params)], axis=1)
+        log_sizes = [np.log(size(tokens_BD))[:, np.newaxis] for size in self._sizes]
+        return np.concatenate([one_hot[:, :-1], depths, *log_sizes], axis=1)

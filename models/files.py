@@ -27,9 +27,9 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         raise
 
 
-def to_json(document: Any) -> str:
-    """Indented JSON with a final newline; refuses NaN and infinity, which are not JSON."""
-    return json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+def to_json(document: Any, indent: int | None = 1) -> str:
+    """JSON with a final newline; refuses NaN and infinity, which are not JSON."""
+    return json.dumps(document, indent=indent, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def read_json_object(data: bytes, name: str, error: type[PnagError]) -> dict[str, Any]:

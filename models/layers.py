@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-LayerKind = Literal["conv", "mbconv", "linear"]
+LayerKind = Literal["conv", "mbconv", "linear", "option"]
+"""An option is one of a table-only space: named, without a shape (models/spaces/table_space.py)."""
 Activation = Literal["none", "relu", "h_swish"]
 
 

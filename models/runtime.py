@@ -14,9 +14,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from models.bundle import EVALUATOR, GENERATOR, Bundle
-from models.costs import macs_cost, params_cost, peak_activations_cost
 from models.errors import BudgetError, BundleError, InfeasibleBudgetError
 from models.features import ArchitectureFeatures
+from models.metric import MetricValue
 from models.search_space import Architecture, Tokens
 
 Floats = NDArray[np.float64]
@@ -78,7 +78,11 @@ class Query:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the bundle expects of one network. Accuracies are fractions; latencies ms on the bundle's device."""
+    """What the bundle expects of one network. Accuracies are fractions; latencies ms on the bundle's device.
+
+    Sizes are None where nothing is known of them: a table-only space whose records have no such column. `metric` is
+    what stands for accuracy there, None where it is accuracy itself.
+    """
 
     accuracy: float
     accuracy_interval: tuple[float, float] | None
@@ -86,10 +90,11 @@ class Prediction:
     latency_ms: float
     latency_upper_ms: float
     latency_coverage: float
-    macs: int
-    params: int
-    size_bytes: int
-    peak_memory_bytes: int
+    macs: int | None
+    params: int | None
+    size_bytes: int | None
+    peak_memory_bytes: int | None
+    metric: MetricValue | None = None
 
 
 @dataclass(frozen=True)
@@ -134,9 +139,8 @@ class OnnxGenerator:
         self._evaluator = _session(bundle, EVALUATOR, threads)
         self._width = int(space.num_options_D.max())
         self._features = ArchitectureFeatures(space)
-        self._latency = bundle.latency_table.predictor(space)
-        self._macs, self._params = macs_cost(space), params_cost(space)
-        self._peak_activations = peak_activations_cost(space)
+        self._costs = bundle.costs()
+        self._metric = bundle.metric
         precision = bundle.latency_table.device.precision or "fp32"
         self._bytes = BYTES_PER_NUMBER.get(precision, 4)
         # The front as tokens, rising in latency and accuracy.
@@ -167,6 +171,7 @@ class OnnxGenerator:
         lowest = self.range_ms[0]
         for number, query in enumerate(queries):
             try:
+                self._check_known(query.limits)
                 budget = query.budget_ms / self.bundle.latency_table.bound_factor(self._coverage(query))
                 if budget < lowest:
                     raise self._infeasible(query)
@@ -182,6 +187,8 @@ class OnnxGenerator:
             return results  # type: ignore[return-value]
         samples_ND, places_BS = self._distinct(self._sample(queries, rows))
         values = self._evaluate(samples_ND)
+        # Where the mask cannot rule out every forbidden combination, none of them fits any budget.
+        values.latency_ms[~self._costs.allowed(samples_ND)] = np.inf
         owners = np.array([number for number, _ in rows], dtype=np.int64)
         for number, budget in plain_ms.items():
             places = np.unique(places_BS[owners == number])
@@ -275,13 +282,13 @@ class OnnxGenerator:
         if predicted.latency_ms >= self.range_ms[1]:
             use["latency"] = 0.0
         amounts = {
-            "macs_m": predicted.macs / 1e6,
-            "params_m": predicted.params / 1e6,
-            "size_mb": predicted.size_bytes / 1e6,
-            "peak_memory_mb": predicted.peak_memory_bytes / 1e6,
+            "macs_m": predicted.macs,
+            "params_m": predicted.params,
+            "size_mb": predicted.size_bytes,
+            "peak_memory_mb": predicted.peak_memory_bytes,
         }
         for name, value in query.limits.items():
-            use[name.rsplit("_", 1)[0]] = amounts[name] / value
+            use[name.rsplit("_", 1)[0]] = (amounts[name] or 0) / 1e6 / value
         name = max(use, key=use.__getitem__)
         return name if use[name] > 0 else "none"
 
@@ -305,13 +312,14 @@ class OnnxGenerator:
         )
 
     def _evaluate(self, tokens_ND: Tokens) -> "_Values":
-        return _Values(
-            accuracy=run_evaluator(self._evaluator, self._features(tokens_ND)),
-            latency_ms=self._latency(tokens_ND),
-            macs=self._macs(tokens_ND),
-            params=self._params(tokens_ND),
-            peak_activations=self._peak_activations(tokens_ND),
-        )
+        costs = self._costs
+        accuracy_N = run_evaluator(self._evaluator, self._features(tokens_ND))
+        if costs.measured_accuracy is not None:
+            measured_N = costs.measured_accuracy(tokens_ND)
+            accuracy_N = np.where(np.isnan(measured_N), accuracy_N, measured_N)
+        unknown_N = np.full(len(tokens_ND), np.nan)
+        sizes = (size(tokens_ND) if size else unknown_N for size in (costs.macs, costs.params, costs.peak_activations))
+        return _Values(accuracy_N, costs.latency_ms(tokens_ND), *sizes)
 
     def _limited(self, values: "_Values", name: str) -> Floats:
         """The amount that a limit is compared with, in the limit's unit, shape [N]."""
@@ -323,6 +331,20 @@ class OnnxGenerator:
             return values.params * self._bytes / 1e6
         assert name == "peak_memory_mb"
         return values.peak_activations * self._bytes / 1e6
+
+    def _check_known(self, limits: Limits) -> None:
+        known = {
+            "macs_m": self._costs.macs,
+            "params_m": self._costs.params,
+            "size_mb": self._costs.params,
+            "peak_memory_mb": self._costs.peak_activations,
+        }
+        for name, _ in limits.items():
+            if known[name] is None:
+                raise BudgetError(
+                    f"limits.{name} cannot be kept: {self.bundle.name} knows no such size of its networks; it knows "
+                    f"{[k for k, v in known.items() if v is not None] or 'none'}"
+                )
 
     def _cost_limits(self, limits: Limits) -> tuple[float, float]:
         """The limits that the slack mask can hold: MACs and parameters."""
@@ -340,20 +362,23 @@ class OnnxGenerator:
         candidates = []
         for i, tokens_D in enumerate(tokens_ND):
             accuracy = float(values.accuracy[i])
+            accuracy_interval = _accuracy_interval(accuracy, interval[1]) if interval else None
+            params, peak = _known(values.params[i]), _known(values.peak_activations[i])
             candidates.append(
                 Candidate(
                     Architecture(self._space.name, self._space.encode(tokens_D)),
                     Prediction(
                         accuracy=accuracy,
-                        accuracy_interval=_accuracy_interval(accuracy, interval[1]) if interval else None,
+                        accuracy_interval=accuracy_interval,
                         interval_coverage=interval[0] if interval else None,
                         latency_ms=float(values.latency_ms[i]),
                         latency_upper_ms=float(values.latency_ms[i]) * factor,
                         latency_coverage=coverage,
-                        macs=int(values.macs[i]),
-                        params=int(values.params[i]),
-                        size_bytes=int(values.params[i]) * self._bytes,
-                        peak_memory_bytes=int(values.peak_activations[i]) * self._bytes,
+                        macs=_known(values.macs[i]),
+                        params=params,
+                        size_bytes=None if params is None else params * self._bytes,
+                        peak_memory_bytes=None if peak is None else peak * self._bytes,
+                        metric=self._metric.describe(accuracy, accuracy_interval) if self._metric else None,
                     ),
                 )
             )
@@ -423,6 +448,10 @@ def _accuracy_interval(accuracy: float, half_width: float) -> tuple[float, float
     """The evaluator's error is even in log(1 - accuracy): the interval is wider where accuracy is low."""
     gap = 1.0 - accuracy
     return max(0.0, 1.0 - gap * math.exp(half_width)), 1.0 - gap * math.exp(-half_width)
+
+
+def _known(amount: float) -> int | None:
+    return None if math.isnan(amount) else int(amount)
 
 
 def _check_positive(name: str, value: Any) -> None:

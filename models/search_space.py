@@ -71,6 +71,9 @@ class SearchSpace(ABC):
         SearchSpaceError: when built, if a decision repeats, has no options, or depends on one that is not earlier.
     """
 
+    has_layers = True
+    """Whether MACs and parameters follow from an architecture; without layers, costs come from records alone."""
+
     def __init__(self, name: str, decisions: Sequence[Decision], cost_groups: Sequence[CostGroup]) -> None:
         self.name = name
         self.decisions = tuple(decisions)
@@ -173,6 +176,10 @@ class SearchSpace(ABC):
                 f"{self.name}: row {row}, {self.decisions[index].name} is {tokens_BD[row, index]}; allowed: {allowed}"
             )
 
+    def allowed(self, tokens_BD: Tokens) -> NDArray[np.bool_]:
+        """Which canonical rows are architectures, shape [B]: all, unless the space forbids combinations."""
+        return np.ones(len(tokens_BD), dtype=np.bool_)
+
     def active(self, tokens_BD: Tokens) -> NDArray[np.bool_]:
         """Which decisions count in each row, shape [B, D]."""
         return self._canonical_and_active(tokens_BD)[1]
@@ -248,6 +255,10 @@ class SearchSpace(ABC):
     @cached_property
     def num_architectures(self) -> int:
         """Distinct networks in the space, exact."""
+        return self.count_combinations()
+
+    def count_combinations(self) -> int:
+        """Distinct canonical token rows."""
         return _count_architectures(self)
 
     def index(self, name: str) -> int:

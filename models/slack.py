@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.costs import LayerCost
+from models.costs import GroupedCost
 from models.search_space import INACTIVE, SearchSpace, Tokens
 
 FORBIDDEN = np.float32(np.inf)
@@ -44,15 +44,17 @@ class SlackTable:
     width_D: NDArray[np.int64]
 
     @classmethod
-    def build(cls, space: SearchSpace, costs: Sequence[LayerCost]) -> "SlackTable":
-        """Tabulate a space; exact when a group's later decisions do not reach into other groups, else a lower bound."""
-        groups = [_Group(space, cost, number) for cost in costs for number in range(len(cost.groups))]
-        per_cost = len(groups) // len(costs)
+    def build(cls, space: SearchSpace, costs: Sequence[GroupedCost]) -> "SlackTable":
+        """Tabulate a space; exact when a group's later decisions do not reach into other groups, else a lower bound.
+
+        An infinite cost forbids a combination: its last option is masked under any limit.
+        """
+        groups = [[_Group(space, cost, number) for number in range(len(cost.groups))] for cost in costs]
         count = len(space.decisions)
         base_K = np.array(
             [
-                cost.constant + sum(g.floor(()) for g in groups[k * per_cost : (k + 1) * per_cost])
-                for k, cost in enumerate(costs)
+                cost.constant + sum(group.floor(()) for group in its_groups)
+                for cost, its_groups in zip(costs, groups, strict=True)
             ]
         )
         offset_D, stride_DD = np.zeros(count, dtype=np.int64), np.zeros((count, count), dtype=np.int64)
@@ -61,9 +63,7 @@ class SlackTable:
         offset = 0
         for t, decision in enumerate(space.decisions):
             width = len(decision.options)
-            touched = [
-                (k, g) for k in range(len(costs)) for g in groups[k * per_cost : (k + 1) * per_cost] if t in g.closure
-            ]
+            touched = [(k, g) for k, its_groups in enumerate(groups) for g in its_groups if t in g.closure]
             context = sorted(
                 {i for _, g in touched for i in g.closure if i < t} | {i for i in space.ancestors([t]) if i < t}
             )
@@ -84,7 +84,8 @@ class SlackTable:
                 for k, g in touched:
                     before = g.floor(tuple(known[i] for i in g.closure if i < t))
                     for option in range(width):
-                        block[row, option, k] += g.floor((*(known[i] for i in g.closure if i < t), option)) - before
+                        after = g.floor((*(known[i] for i in g.closure if i < t), option))
+                        block[row, option, k] += after - before if np.isfinite(before) else np.inf
             blocks.append(block.reshape(-1, len(costs)))
             inactive_blocks.append(inactive.ravel())
             offset_D[t] = offset
@@ -124,7 +125,7 @@ class SlackTable:
 class _Group:
     """One cost group with everything its layers depend on, activity ancestors included."""
 
-    def __init__(self, space: SearchSpace, cost: LayerCost, number: int) -> None:
+    def __init__(self, space: SearchSpace, cost: GroupedCost, number: int) -> None:
         indices, table = cost.groups[number]
         self.closure = tuple(sorted(space.ancestors(indices)))
         rows = space.assignments([space.decisions[i].name for i in self.closure])

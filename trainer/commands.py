@@ -23,10 +23,22 @@ _Table = Annotated[Path, typer.Option("--latency-table", help="What `pnag latenc
     epilog="Example: pnag train --space nas-bench-macro --records records.csv --latency-table table.json --out bundle"
 )
 def train(
-    space: Annotated[str, typer.Option(help="A search space; `pnag spaces` lists them.")],
+    space: Annotated[str, typer.Option(help="A search space (`pnag spaces` lists them), or your own as a .yaml file.")],
     records: Annotated[Path, typer.Option(help="CSV or Parquet: architecture, top1_percent or accuracy.")],
-    latency_table: _Table,
     out: Annotated[Path, typer.Option(help="The bundle folder to write.")],
+    latency_table: Annotated[
+        Path | None,
+        typer.Option(help="What `pnag latency` wrote for the device. A .yaml space may learn it from latency_ms."),
+    ] = None,
+    only_recorded: Annotated[
+        bool, typer.Option("--only-recorded", help="Of a .yaml space: answer with architectures of --records only.")
+    ] = False,
+    candidates: Annotated[
+        Path | None, typer.Option(help="Of a .yaml space: answer with architectures of this file only.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Of a .yaml space: what the records' latency_ms was measured on.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The bundle's name; default: the folder's.")] = None,
     bundle_version: Annotated[str, typer.Option(help="The bundle's version.")] = "1",
     dataset: Annotated[str, typer.Option(help="What the accuracies were measured on.")] = "unknown",
@@ -48,7 +60,10 @@ def train(
     config = _config(recipe, seed, method, evaluator)
     identity = Identity(name or out.resolve().name, bundle_version, dataset)
     with show_progress() as progress:
-        bundle = train_bundle(space, records, latency_table, out, identity, config, progress, checkpoint)
+        bundle = train_bundle(
+            space, records, latency_table, out, identity, config, progress, checkpoint,
+            candidates_path=candidates, only_recorded=only_recorded, device=device,
+        )  # fmt: skip
     _report(bundle, out, as_json)
 
 
@@ -99,10 +114,12 @@ def _report(bundle: "Bundle", out: Path, as_json: bool) -> None:
         sys.stdout.write("\n")
         return
     evaluator, generator = metrics["evaluator"], metrics["generator"]
+    baseline, alone = ("macs", "MACs") if "macs_only_kendall_tau" in evaluator else ("cost", "cost")
     typer.echo(
-        f"evaluator: kendall tau {_number(evaluator['kendall_tau'])} (MACs alone "
-        f"{_number(evaluator['macs_only_kendall_tau'])}), mean error {evaluator['mae_percent']:.3f} points (MACs alone "
-        f"{evaluator['macs_only_mae_percent']:.3f}), {evaluator['interval_coverage_asked']:.0%} interval held for "
+        f"evaluator: kendall tau {_number(evaluator['kendall_tau'])} ({alone} alone "
+        f"{_number(evaluator[f'{baseline}_only_kendall_tau'])}), mean error {evaluator['mae_percent']:.3f} points "
+        f"({alone} alone {evaluator[f'{baseline}_only_mae_percent']:.3f}), "
+        f"{evaluator['interval_coverage_asked']:.0%} interval held for "
         f"{evaluator['interval_coverage_seen']:.0%}, over {evaluator['num_held_out']} held-out records\n"
         f"generator: mean regret {generator['mean_regret_percent']:.4f} points, hypervolume "
         f"{generator['hypervolume_percent']:.2f} % of the archive's, {generator['samples_over_budget']} samples over "

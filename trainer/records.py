@@ -41,6 +41,7 @@ class Records:
         accuracy_N: top-1 as a fraction, None when the file has no accuracy.
         latency_ms_N: measured whole-network latency, None when the file has none.
         source: the file's name.
+        macs_N, params_N: measured sizes of a table-only space's architectures, None when the file has none.
     """
 
     tokens_ND: Tokens
@@ -48,6 +49,8 @@ class Records:
     accuracy_N: Floats | None
     latency_ms_N: Floats | None
     source: str
+    macs_N: Floats | None = None
+    params_N: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.encodings)
@@ -89,9 +92,12 @@ def read_records(path: Path, space: SearchSpace) -> Records:
 
 
 def options_seen(space: SearchSpace, tokens_ND: Tokens) -> dict[str, tuple[Option, ...]]:
-    """Per decision the options that occur in the records: nothing was measured about the others."""
+    """Per decision the options that occur in the records: nothing was measured about the others.
+
+    A decision that is inactive in every record keeps its options, which nothing can reach then.
+    """
     return {
-        d.name: tuple(o for i, o in enumerate(d.options) if np.any(tokens_ND[:, column] == i))
+        d.name: tuple(o for i, o in enumerate(d.options) if np.any(tokens_ND[:, column] == i)) or d.options
         for column, d in enumerate(space.decisions)
     }
 

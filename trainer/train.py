@@ -21,8 +21,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from models.bundle import EVALUATOR, GENERATOR, LATENCY_TABLE, PARETO_FRONT, Bundle, write_bundle
-from models.costs import macs_cost, params_cost
+from models.bundle import EVALUATOR, GENERATOR, LATENCY_TABLE, PARETO_FRONT, TABLE_COSTS, Bundle, write_bundle
 from models.errors import TrainingError
 from models.features import ArchitectureFeatures
 from models.files import to_json
@@ -32,7 +31,8 @@ from models.pareto import hypervolume
 from models.runtime import COSTS, DEFAULT_NUM_CANDIDATES, OnnxGenerator, Query, run_evaluator
 from models.search_space import SearchSpace, Tokens
 from models.slack import SlackTable
-from models.spaces.registry import get_space
+from models.spaces.table_space import TableSpace
+from models.table_costs import NetworkCosts, TableCosts
 from trainer.archive import Archive
 from trainer.config import TrainConfig
 from trainer.export_generator import export_generator, verify_generator
@@ -42,6 +42,8 @@ from trainer.progress import Progress
 from trainer.ranking_evaluator import train_ranking_evaluator
 from trainer.records import Records, options_seen, read_records
 from trainer.reinforce import Score
+from trainer.space_file import load_space
+from trainer.table_inputs import read_table_inputs, search_objective
 from trainer.train_evaluator import train_evaluator
 from trainer.train_generator import sample, train_generator
 
@@ -91,19 +93,39 @@ class _Expertise:
 
 
 def train_bundle(
-    space_name: str, records_path: Path, table_path: Path, out: Path, identity: Identity, config: TrainConfig,
-    progress: Progress, checkpoint: Path | None = None,
+    space_name: str, records_path: Path, table_path: Path | None, out: Path, identity: Identity, config: TrainConfig,
+    progress: Progress, checkpoint: Path | None = None, *, candidates_path: Path | None = None,
+    only_recorded: bool = False, device: str | None = None,
 ) -> Bundle:  # fmt: skip
     """Train everything and write the bundle; nothing is written if any stage fails.
 
     Args:
+        space_name: a registered name, or a YAML file.
+        table_path: None = latency comes from the records; only of a table-only space.
         checkpoint: a folder that keeps the generator's training resumable, and its curves.
+        candidates_path, only_recorded, device: see `read_table_inputs`; only of a table-only space.
 
     Raises:
         RecordsError, LatencyTableError, TrainingError: naming the row, layer or figure that stands in the way.
     """
     started = time.monotonic()
-    whole_space = get_space(space_name)
+    whole_space = load_space(space_name)
+    if isinstance(whole_space, TableSpace):
+        given = read_table_inputs(
+            whole_space, records_path, table_path,
+            candidates_path=candidates_path, only_recorded=only_recorded, device=device,
+        )  # fmt: skip
+        costs = NetworkCosts.of(given.space, given.table, given.costs)
+        cost_N = costs.latency_ms(given.records.tokens_ND)
+        expertise = _learn_accuracy(given.space, given.records, identity.dataset, config, progress, cost_N)
+        return _generate_bundle(
+            expertise, given.table, out, identity, config, progress, started, checkpoint, given.costs
+        )
+    if table_path is None or candidates_path is not None or only_recorded or device is not None:
+        raise TrainingError(
+            f"{whole_space.name} has layers: give it a --latency-table (`pnag latency measure` makes one); "
+            "--candidates, --only-recorded and --device are for spaces without layers, from a YAML file"
+        )
     records = read_records(records_path, whole_space)
     space = whole_space.restrict(options_seen(whole_space, records.tokens_ND))
     records = records.within(space)
@@ -122,6 +144,7 @@ def retarget_bundle(
     Raises:
         LatencyTableError: if the table is for another space or misses a layer.
     """
+    recorded = source.table_costs.without_latency() if source.table_costs else None
     started = time.monotonic()
     table = LatencyTable.load(table_path)
     table.predictor(source.space)
@@ -133,22 +156,23 @@ def retarget_bundle(
         [{"encoding": k.encoding, "accuracy": k.accuracy} for k in source.known],
     )
     identity = Identity(name, source.version, str(source.manifest["accuracy"]["dataset"]))
-    return _generate_bundle(expertise, table, out, identity, config, progress, started)
+    return _generate_bundle(expertise, table, out, identity, config, progress, started, recorded=recorded)
 
 
 def _learn_accuracy(
-    space: SearchSpace, records: Records, dataset: str, config: TrainConfig, progress: Progress
-) -> _Expertise:
+    space: SearchSpace, records: Records, dataset: str, config: TrainConfig, progress: Progress,
+    cost_N: Floats | None = None,
+) -> _Expertise:  # fmt: skip
     torch.set_num_threads(1)  # one thread sums in one order: same seed, same bundle
     torch.manual_seed(config.seed)
-    fitted = train_evaluator(space, records, config.evaluator, config.seed, progress)
+    fitted = train_evaluator(space, records, config.evaluator, config.seed, progress, cost_N)
     accuracy_N = records.require_accuracy()
     expertise = _Expertise(
         space,
         fitted.model.to_onnx(),
         {
             "dataset": dataset,
-            "metric": "top-1",
+            "metric": _metric(space),
             "source": records.source,
             "interval": None
             if math.isinf(fitted.interval_half_width)
@@ -166,12 +190,13 @@ def _learn_accuracy(
 
 def _generate_bundle(
     expertise: _Expertise, table: LatencyTable, out: Path, identity: Identity, config: TrainConfig,
-    progress: Progress, started: float, checkpoint: Path | None = None,
+    progress: Progress, started: float, checkpoint: Path | None = None, recorded: TableCosts | None = None,
 ) -> Bundle:  # fmt: skip
     space = expertise.space
-    slack = SlackTable.build(space, [table.cost(space), macs_cost(space), params_cost(space)])
+    costs = NetworkCosts.of(space, table, recorded)
+    slack = SlackTable.build(space, costs.floors())
     assert len(COSTS) == len(slack.base_K)
-    objective = Objective(table.predictor(space), expertise.predictor())
+    objective = search_objective(space, costs, expertise.predictor())
     score, ranking = _ranking(expertise, objective, config, progress)
     archive, generator = train_generator(space, slack, objective, config, progress, checkpoint, score)
     exported = export_generator(generator)
@@ -208,9 +233,18 @@ def _generate_bundle(
         LATENCY_TABLE: to_json(table.to_dict()).encode(),
         PARETO_FRONT: to_json({"points": _front_points(archive), "known": expertise.known}).encode(),
     }
+    if recorded is not None:
+        contents[TABLE_COSTS] = to_json(recorded.to_dict(space), indent=None).encode()
     manifest["self_test"] = _self_test(Bundle.assemble(manifest, contents))
     manifest["training"]["wall_seconds"] = round(time.monotonic() - started, 1)
     return write_bundle(out, manifest, contents)
+
+
+def _metric(space: SearchSpace) -> str | dict[str, Any]:
+    """What the accuracies are: of a space with layers always top-1."""
+    if not isinstance(space, TableSpace):
+        return "top-1"
+    return space.metric.to_dict() if space.metric else "accuracy"
 
 
 def _ranking(

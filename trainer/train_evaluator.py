@@ -47,9 +47,17 @@ class FittedEvaluator:
 
 
 def train_evaluator(
-    space: SearchSpace, records: Records, config: EvaluatorConfig, seed: int, progress: Progress
+    space: SearchSpace,
+    records: Records,
+    config: EvaluatorConfig,
+    seed: int,
+    progress: Progress,
+    cost_N: Floats | None = None,
 ) -> FittedEvaluator:
     """Fit on all records but a held-out part, measure there, then let the held-out part in.
+
+    Args:
+        cost_N: what the baseline beside the evaluator knows of each record; None = its MACs.
 
     Raises:
         TrainingError: if there are too few records, or they are all alike.
@@ -74,15 +82,17 @@ def train_evaluator(
     residual_y = np.abs(to_log_error(predicted) - y_N[held_out])
     half_width = _conformal_quantile(residual_y[:half], config.interval_coverage)
     truth = accuracy_N[held_out]
-    macs = features_NF[held_out, -2]  # the logarithm keeps the order
+    baseline = "macs" if cost_N is None else "cost"
+    size_N = features_NF[:, -2] if cost_N is None else np.log(cost_N)  # the logarithm keeps the order
+    size_mae = _size_only_mae(size_N[fitted_on], accuracy_N[fitted_on], size_N[held_out], truth)
     metrics = {
         "num_records": len(records),
         "num_held_out": num_held_out,
         "model": "gaussian-process" if fit is _fit_gaussian_process else "mlp-ensemble",
         "kendall_tau": kendall_tau(predicted, truth),
         "mae_percent": float(np.mean(np.abs(predicted - truth))) * 100,
-        "macs_only_kendall_tau": kendall_tau(macs, truth),
-        "macs_only_mae_percent": _macs_only_mae(features_NF[fitted_on, -2], accuracy_N[fitted_on], macs, truth) * 100,
+        f"{baseline}_only_kendall_tau": kendall_tau(size_N[held_out], truth),
+        f"{baseline}_only_mae_percent": size_mae * 100,
         "interval_coverage_asked": config.interval_coverage,
         "interval_coverage_seen": float(np.mean(residual_y[half:] <= half_width)),
     }
@@ -95,10 +105,10 @@ def _conformal_quantile(residuals: Floats, coverage: float) -> float:
     return float(np.sort(residuals)[rank - 1]) if rank <= len(residuals) else math.inf
 
 
-def _macs_only_mae(log_macs: Floats, accuracy: Floats, log_macs_new: Floats, accuracy_new: Floats) -> float:
-    """Error of the baseline that knows nothing but the network's size: y linear in log MACs."""
-    slope, intercept = np.polyfit(log_macs, to_log_error(accuracy), 1)
-    return float(np.mean(np.abs(-np.expm1(-(slope * log_macs_new + intercept)) - accuracy_new)))
+def _size_only_mae(log_size: Floats, accuracy: Floats, log_size_new: Floats, accuracy_new: Floats) -> float:
+    """Error of the baseline that knows nothing but the network's size: y linear in its logarithm."""
+    slope, intercept = np.polyfit(log_size, to_log_error(accuracy), 1)
+    return float(np.mean(np.abs(-np.expm1(-(slope * log_size_new + intercept)) - accuracy_new)))
 
 
 def _finite(metrics: dict[str, Any]) -> dict[str, Any]:
