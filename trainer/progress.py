@@ -47,3 +47,7 @@ def show_progress() -> Iterator[Progress]:
     )
     with RichProgress(*columns, console=Console(file=sys.stderr), disable=not sys.stderr.isatty()) as bars:
         yield Progress(bars)
+
+
+SILENT = Progress(RichProgress(disable=True))
+"""For work inside work: shows nothing."""

@@ -1,0 +1,171 @@
+"""`pnag bench`: the comparisons that need training. Heavy imports wait until a command runs."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from trainer.bench.problem import Problem
+    from trainer.progress import Progress
+
+app = typer.Typer(no_args_is_help=True, help="Comparisons: tables, JSON, Markdown and plots.")
+
+_Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+_Space = Annotated[str, typer.Option(help="A search space; `pnag spaces` lists them.")]
+_Records = Annotated[Path, typer.Option(help="Measured architectures that the evaluator is fitted on.")]
+_Table = Annotated[
+    Path | None, typer.Option("--latency-table", help="The cost, in ms; without it, the cost is MACs, in millions.")
+]
+_Truth = Annotated[Path | None, typer.Option(help="Records of the whole space: adds the true regret.")]
+_Out = Annotated[Path, typer.Option(help="A folder for results; what is there already is not run again.")]
+
+
+@app.callback()
+def _group() -> None:
+    """Keep sub-commands even if only one is there."""
+
+
+@app.command(
+    epilog="Example: pnag bench front --space nas-bench-macro --records macro.json --truth macro.json "
+    "--num-records 500 --calls 1000 --samples 32 --out runs/bench/macro-macs"
+)
+def front(
+    space: _Space,
+    records: _Records,
+    out: _Out,
+    latency_table: _Table = None,
+    truth: _Truth = None,
+    num_records: Annotated[int | None, typer.Option(min=1, help="Fit the evaluator on so many random records.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Comma-separated; default: all.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each method.")] = 3,
+    budgets: Annotated[int, typer.Option(min=2, help="Test budgets, even over the range.")] = 50,
+    calls: Annotated[int, typer.Option(min=100, help="Architectures each method may ask about.")] = 50_000,
+    samples: Annotated[int, typer.Option(min=1, help="That a policy draws per budget when it answers.")] = 64,
+    paper: Annotated[bool, typer.Option(help="Also print the paper's table, with published rows (OFA space).")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Compare our generator with every method of the paper, on the same evaluator and the same number of calls."""
+    from trainer.bench.methods import METHODS
+
+    names = list(METHODS) if methods is None else [name.strip() for name in methods.split(",")]
+    unknown = [name for name in names if name not in METHODS]
+    if unknown:
+        raise typer.BadParameter(f"{unknown[0]!r}; choose from {list(METHODS)}", param_hint="--methods")
+    from rich.console import Console
+
+    from models.files import to_json, write_atomic
+    from trainer.bench.front import find_reference, run_methods
+    from trainer.bench.plots import draw_all
+    from trainer.bench.report import markdown, summarise, terminal
+    from trainer.progress import show_progress
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    with show_progress() as progress:
+        problem = _problem(out.name, space, records, latency_table, truth, num_records, budgets, progress)
+        runs = run_methods(problem, names, range(seeds), calls, samples, out / "runs", progress)
+        reference = find_reference(problem, runs, out, progress)
+    summary = summarise(problem, reference, runs)
+    summary["setting"] |= {"calls": calls, "samples": samples}
+    write_atomic(out / "front.json", to_json(summary))
+    write_atomic(out / "front.md", markdown(summary))
+    draw_all(problem, reference, runs, out)
+    if paper:
+        from trainer.bench.paper import our_rows, paper_markdown
+
+        rows = our_rows(problem, runs)
+        summary["paper"] = rows
+        write_atomic(out / "paper.md", paper_markdown(problem, rows))
+    if as_json:
+        json.dump(summary, sys.stdout)
+        sys.stdout.write("\n")
+        return
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    terminal(summary, console)
+    if paper:
+        typer.echo((out / "paper.md").read_text())
+    typer.echo(f"{out}: front.json, front.md, plots")
+
+
+@app.command(epilog="Example: pnag bench references --bundle bundles/ofa-mobilenetv3-w1.0-imagenet --out runs/bench")
+def references(
+    out: Annotated[Path | None, typer.Option(help="A folder for references.json and references.md.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Time networks along this bundle's front too.")] = None,
+    check_only: Annotated[bool, typer.Option(help="Count parameters and MAdds; time nothing.")] = False,
+    rounds: Annotated[int, typer.Option(min=3, help="Interleaved rounds per network.")] = 40,
+    threads: Annotated[int, typer.Option(min=1, help="Of ONNX Runtime.")] = 1,
+    as_json: _Json = False,
+) -> None:
+    """Known networks beside ours, on your hardware: counts against published figures, and latency."""
+    from models.bundle import Bundle
+    from models.files import to_json, write_atomic
+    from trainer.bench.time_references import check_references, references_markdown, time_references
+    from trainer.progress import show_progress
+
+    about: dict[str, Any] | None = None
+    if check_only:
+        rows = check_references()
+    else:
+        with show_progress() as progress, progress.stage("timing", 100) as bar:
+            done = 0
+
+            def move(count: int, total: int) -> None:
+                nonlocal done
+                bar.step(100 * count // total - done)
+                done = 100 * count // total
+
+            rows, about = time_references(Bundle.load(bundle) if bundle else None, rounds, threads, move)
+    result = {"networks": rows, "about": about}
+    text = references_markdown(rows, about)
+    if out is not None:
+        write_atomic(out / "references.json", to_json(result))
+        write_atomic(out / "references.md", text)
+    _print(result, as_json, text)
+
+
+@app.command(
+    epilog="Example: pnag bench evaluators --space ofa-mobilenetv3-w1.0 --records records.csv --out runs/bench"
+)
+def evaluators(
+    space: _Space,
+    records: _Records,
+    latency_table: _Table = None,
+    num_records: Annotated[int | None, typer.Option(min=1, help="Use so many random records only.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A folder for evaluators.json and evaluators.md.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Splits into fitted and held-out records.")] = 3,
+    as_json: _Json = False,
+) -> None:
+    """Compare the composite score with the paper's learned ranking on held-out pairs, split by what fits."""
+    from models.files import to_json, write_atomic
+    from trainer.bench.evaluators import compare_evaluators, evaluators_markdown
+    from trainer.progress import show_progress
+
+    with show_progress() as progress:
+        result = compare_evaluators(space, records, latency_table, num_records, range(seeds), progress)
+    text = evaluators_markdown(result)
+    if out is not None:
+        write_atomic(out / "evaluators.json", to_json(result))
+        write_atomic(out / "evaluators.md", text)
+    _print(result, as_json, text)
+
+
+def _problem(
+    name: str, space: str, records: Path, table: Path | None, truth: Path | None, num_records: int | None, budgets: int,
+    progress: "Progress",
+) -> "Problem":  # fmt: skip
+    from trainer.bench.problem import load_problem
+
+    return load_problem(
+        name, space, records, table, progress, truth_path=truth, num_records=num_records, num_budgets=budgets
+    )
+
+
+def _print(result: dict[str, Any], as_json: bool, text: str) -> None:
+    if as_json:
+        json.dump(result, sys.stdout)
+        sys.stdout.write("\n")
+    else:
+        typer.echo(text)
