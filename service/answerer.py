@@ -17,7 +17,6 @@ from service.bodies import answer_body, architecture_body, to_json
 from service.bundles import BundleStore
 from service.errors import InfeasibleError
 from service.loaded_bundle import LoadedBundle
-from service.metrics import Metrics
 from service.redis_cache import RedisCache
 from service.schemas import BatchRequest, GenerateRequest
 
@@ -39,7 +38,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A ready answer, and where it came from: "memory", "redis" or "miss"."""
+    """A ready answer, and where it came from: memory, redis, shared (with a request that asked before), or miss."""
 
     content: bytes
     cache: str
@@ -52,14 +51,11 @@ class _LeaderGoneError(Exception):
 class Answerer:
     """Answers generate requests with ready JSON bytes."""
 
-    def __init__(self, bundles: BundleStore, metrics: Metrics, *, cache_entries: int, redis: RedisCache | None) -> None:
+    def __init__(self, bundles: BundleStore, *, cache_entries: int, redis: RedisCache | None) -> None:
         self._bundles = bundles
         self._memory: LRUCache[tuple[Any, ...], bytes] = LRUCache(cache_entries)
         self._redis = redis
         self._asking: dict[tuple[Any, ...], asyncio.Future[Reply]] = {}
-        self._memory_hits, self._memory_misses, self._shared = (
-            metrics.cache_lookups.labels("memory", result) for result in ("hit", "miss", "shared")
-        )
 
     def understand(self, request: GenerateRequest) -> Question:
         """What a request asks.
@@ -69,11 +65,10 @@ class Answerer:
         """
         return question(self._bundles.catalogue.get(request.bundle), request, request.budget_ms)
 
-    def remembered(self, asked: Question) -> bytes | None:
+    def remembered(self, asked: Question) -> Reply | None:
         """The answer, if this process still has it: no waiting."""
         content = self._memory.get(asked.key)
-        (self._memory_misses if content is None else self._memory_hits).inc()
-        return content
+        return None if content is None else Reply(content, "memory")
 
     async def answer(self, asked: Question) -> Reply:
         """The best network for a question, as JSON.
@@ -81,15 +76,13 @@ class Answerer:
         Raises:
             BudgetError, InfeasibleError, OverloadedError.
         """
-        content = self.remembered(asked)
-        return Reply(content, "memory") if content is not None else await self.find(asked)
+        return self.remembered(asked) or await self.find(asked)
 
     async def find(self, asked: Question) -> Reply:
         """The same, for a question that is not remembered. Requests that ask the same at the same time ask once."""
         while (under_way := self._asking.get(asked.key)) is not None:
-            self._shared.inc()
             try:
-                return await asyncio.shield(under_way)
+                return Reply((await asyncio.shield(under_way)).content, "shared")
             except _LeaderGoneError:
                 continue
         under_way = self._asking[asked.key] = asyncio.get_running_loop().create_future()
@@ -131,7 +124,7 @@ class Answerer:
         try:
             answer = await bundle.generate(asked.query)
         except InfeasibleBudgetError as exc:
-            raise _infeasible(bundle, exc) from exc
+            raise infeasible(bundle, exc) from exc
         content = to_json(answer_body(bundle.bundle, answer))
         for candidate in (answer.best, *answer.alternatives):
             found = candidate.architecture
@@ -174,7 +167,7 @@ def _shared_key(asked: Question) -> str:
     return f"answer:{FORMAT}:{hashlib.blake2b(repr(asked.key).encode(), digest_size=20).hexdigest()}"
 
 
-def _infeasible(bundle: LoadedBundle, exc: InfeasibleBudgetError) -> InfeasibleError:
+def infeasible(bundle: LoadedBundle, exc: InfeasibleBudgetError) -> InfeasibleError:
     assert exc.encoding is not None, "the runtime names the network that comes nearest"
     architecture = bundle.space.architecture(exc.encoding)
     bundle.remember(architecture.id, architecture.encoding)

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import BodyTooLargeError, DeadlineError, problem_of
+from service.errors import BodyTooLargeError, DeadlineError
 
 TIMEOUT_HEADER = b"x-request-timeout-ms"
 
@@ -16,10 +16,7 @@ class ClientGoneError(Exception):
 
 
 class ReadBody:
-    """Reads the body into `pnag.body` before anybody looks at the request; too large a one is refused.
-
-    How long it may take to arrive is bounded by the connection (service/protocol.py).
-    """
+    """Reads the body into `pnag.body` before the framework looks at the request; too large a one is refused."""
 
     def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
         self._app = app
@@ -27,36 +24,35 @@ class ReadBody:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            headers = scope["pnag.headers"]
-            try:
-                # Most requests without a body say so by saying nothing.
-                has_body = b"content-length" in headers or b"transfer-encoding" in headers
-                scope["pnag.body"] = await self._read(headers, receive) if has_body else b""
-            except BodyTooLargeError as exc:
-                await problem_of(exc).response(scope["pnag.request_id"])(scope, receive, send)
-                return
-            except ClientGoneError:
-                return
+            await read_body(scope, receive, self._max_bytes)
         await self._app(scope, receive, send)
 
-    async def _read(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        if int(headers.get(b"content-length", b"0")) > self._max_bytes:
-            raise self._too_large()
-        message = await receive()
-        body: bytes = message.get("body", b"")
-        while message["type"] == "http.request" and message.get("more_body"):
-            if len(body) > self._max_bytes:
-                raise self._too_large()
-            message = await receive()
-            body += message.get("body", b"")
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        if len(body) > self._max_bytes:
-            raise self._too_large()
-        return body
 
-    def _too_large(self) -> BodyTooLargeError:
-        return BodyTooLargeError(f"the body has more than {self._max_bytes} bytes (PNAG_MAX_BODY_BYTES)")
+async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
+    """The whole body, kept as `pnag.body`. How long it may take to arrive is for the connection (service/protocol.py).
+
+    Raises:
+        BodyTooLargeError: before more of it is read than may be.
+        ClientGoneError: if the caller hangs up half way.
+    """
+    body: bytes | None = scope.get("pnag.body")
+    if body is not None:
+        return body
+    headers = scope["pnag.headers"]
+    if b"content-length" not in headers and b"transfer-encoding" not in headers:
+        scope["pnag.body"] = b""
+        return b""
+    message = await receive()
+    body = message.get("body", b"")
+    while message.get("more_body") and len(body) <= max_bytes:
+        message = await receive()
+        body += message.get("body", b"")
+    if message["type"] == "http.disconnect":
+        raise ClientGoneError
+    if len(body) > max_bytes:
+        raise BodyTooLargeError(f"the body has more than {max_bytes} bytes (PNAG_MAX_BODY_BYTES)")
+    scope["pnag.body"] = body
+    return body
 
 
 class Patience:
@@ -70,23 +66,9 @@ class Patience:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = False
-
-        async def send_on(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
         timeout_s = asked_timeout_s(scope["pnag.headers"], self._timeout_s) or self._timeout_s
-        try:
-            async with patience(receive, timeout_s) as gone:
-                await self._app(scope, _replay(scope["pnag.body"], gone), send_on)
-        except ClientGoneError:
-            pass
-        except DeadlineError as exc:
-            if started:
-                raise
-            await problem_of(exc).response(scope["pnag.request_id"])(scope, receive, send)
+        async with patience(receive, timeout_s) as gone:
+            await self._app(scope, _replay(scope["pnag.body"], gone), send)
 
 
 @asynccontextmanager

@@ -4,7 +4,10 @@
 """
 
 import http
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import ceil
+from types import MappingProxyType
 from typing import Any, cast
 
 import orjson
@@ -19,6 +22,7 @@ from service.settings import SettingsError
 
 MEDIA_TYPE = "application/problem+json"
 PREFIX = "urn:pnag:problem:"
+RETRY_SOON = MappingProxyType({"retry-after": "1"})
 
 
 class ServiceError(Exception):
@@ -26,6 +30,7 @@ class ServiceError(Exception):
 
     code = "internal-error"
     status = 500
+    headers: Mapping[str, str] = MappingProxyType({})
 
 
 class InvalidRequestError(ServiceError):
@@ -44,6 +49,7 @@ class OverloadedError(ServiceError):
 
     code = "overloaded"
     status = 503
+    headers = RETRY_SOON
 
 
 class DeadlineError(ServiceError):
@@ -51,6 +57,7 @@ class DeadlineError(ServiceError):
 
     code = "deadline-exceeded"
     status = 503
+    headers = RETRY_SOON
 
 
 class BodyTooLargeError(ServiceError):
@@ -60,11 +67,38 @@ class BodyTooLargeError(ServiceError):
     status = 413
 
 
+class UnauthorizedError(ServiceError):
+    """No API key, or one that is not ours."""
+
+    code = "unauthorized"
+    status = 401
+    headers = MappingProxyType({"www-authenticate": "Bearer"})
+
+
+class ForbiddenError(ServiceError):
+    """The API key does not reach this far."""
+
+    code = "forbidden"
+    status = 403
+
+
+class RateLimitedError(ServiceError):
+    """More requests than this caller may make."""
+
+    code = "rate-limited"
+    status = 429
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.headers = {"retry-after": str(ceil(retry_after_s))}
+
+
 class NotReadyError(ServiceError):
     """The service is starting or going away."""
 
     code = "not-ready"
     status = 503
+    headers = RETRY_SOON
 
 
 class BundleRequiredError(ServiceError):
@@ -100,9 +134,6 @@ class NoWeightsError(ServiceError):
     status = 404
 
 
-RETRY_AFTER_S = {OverloadedError: 1, DeadlineError: 1, NotReadyError: 1}
-
-
 @dataclass(frozen=True)
 class Problem:
     """A problem, ready to be sent."""
@@ -111,7 +142,7 @@ class Problem:
     status: int
     detail: str
     extras: dict[str, Any] = field(default_factory=dict)
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def body(self, request_id: str | None = None) -> ProblemBody:
         """The JSON object."""
@@ -121,7 +152,7 @@ class Problem:
 
     def response(self, request_id: str | None = None) -> Response:
         """The whole response."""
-        return Response(orjson.dumps(self.body(request_id)), self.status, self.headers, MEDIA_TYPE)
+        return Response(orjson.dumps(self.body(request_id)), self.status, dict(self.headers), MEDIA_TYPE)
 
 
 TITLES = {
@@ -166,8 +197,7 @@ def problem_of(exc: Exception) -> Problem:
         case BundleError() | SettingsError():
             return Problem("reload-failed", 409, f"everything stays as it was: {exc}")
         case ServiceError():
-            retry = RETRY_AFTER_S.get(type(exc))
-            return Problem(exc.code, exc.status, str(exc), headers={"retry-after": str(retry)} if retry else {})
+            return Problem(exc.code, exc.status, str(exc), headers=exc.headers)
         case RequestValidationError():
             return _invalid([_field_error(error) for error in exc.errors()])
         case ValidationError():

@@ -2,69 +2,72 @@
 
 It understands a request exactly as the route does (same model, same answerer) or leaves it alone: whatever is unusual
 (a query, another media type, a body that does not validate) goes on to the route, which says what is wrong with it.
+
+A body that was answered before is not even parsed: the same bytes ask the same as long as the same bundles are loaded.
+Parsing, the key and the look-up would be a quarter of what the whole request costs (docs/benchmarks-serving.md).
 """
 
 from pydantic import ValidationError
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope
 
-from models.errors import PnagError
-from service.answerer import Answerer
-from service.bounds import ClientGoneError, asked_timeout_s, patience
-from service.errors import ServiceError, problem_of
+from service.answerer import Answerer, Reply
+from service.bounds import asked_timeout_s, patience, read_body
+from service.bundles import BundleStore, Catalogue
 from service.json_route import is_json
 from service.schemas import GenerateRequest
+from service.settings import Settings
 
 ROUTE = "/generate"
+MAX_KEPT_BODY = 512
 
 
 class HotPath:
-    """ASGI layer in front of the framework."""
+    """Answers usual requests to `POST /generate`, remembered ones at once."""
 
-    def __init__(self, app: ASGIApp, answerer: Answerer, *, timeout_s: float) -> None:
-        self._app = app
+    def __init__(self, answerer: Answerer, bundles: BundleStore, settings: Settings) -> None:
         self._answerer = answerer
-        self._timeout_s = timeout_s
+        self._bundles = bundles
+        self._settings = settings
+        self._catalogue: Catalogue | None = None
+        self._answered: dict[bytes, Reply] = {}
+        """Body of a request -> its answer by the catalogue above."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = _usual_request(scope)
-        if request is None:
-            await self._app(scope, receive, send)
-            return
+    async def answer(self, scope: Scope, receive: Receive) -> Reply | None:
+        """The answer, or None if this is for the framework.
+
+        Raises:
+            PnagError, ServiceError: what there is to tell the caller instead of an answer.
+            ClientGoneError: if the caller hung up.
+        """
+        if scope["path"] != ROUTE or scope["method"] != "POST" or scope["query_string"]:
+            return None
+        content_type = scope["pnag.headers"].get(b"content-type", b"")
+        if content_type != b"application/json" and not is_json(content_type.decode("latin-1")):
+            return None
         scope["pnag.route"] = ROUTE
+        body = await read_body(scope, receive, self._settings.max_body_bytes)
+        if self._catalogue is not self._bundles.catalogue:
+            self._catalogue, self._answered = self._bundles.catalogue, {}
+        return self._answered.get(body) or await self._find(scope, receive, body)
+
+    async def _find(self, scope: Scope, receive: Receive, body: bytes) -> Reply | None:
+        """The answer to a body that is new; None if the route has to say what is wrong with the request."""
+        timeout_s = asked_timeout_s(scope["pnag.headers"], self._settings.request_timeout_s)
         try:
-            asked = self._answerer.understand(request)
-            content, cache = self._answerer.remembered(asked), "memory"
-            if content is None:
-                timeout_s = asked_timeout_s(scope["pnag.headers"], self._timeout_s)
-                if timeout_s is None:
-                    await self._app(scope, receive, send)
-                    return
-                async with patience(receive, timeout_s):
-                    reply = await self._answerer.find(asked)
-                content, cache = reply.content, reply.cache
-        except (PnagError, ServiceError) as exc:
-            await problem_of(exc).response(scope["pnag.request_id"])(scope, receive, send)
-            return
-        except ClientGoneError:
-            return
-        scope["pnag.cache"] = cache
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(content)),
-            (b"x-cache", cache.encode()),
-        ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": content})
-
-
-def _usual_request(scope: Scope) -> GenerateRequest | None:
-    """The request, if it is one that the route would take too and needs nothing but its body to be understood."""
-    if scope["type"] != "http" or scope["path"] != ROUTE or scope["method"] != "POST" or scope["query_string"]:
-        return None
-    content_type = scope["pnag.headers"].get(b"content-type", b"")
-    if content_type != b"application/json" and not is_json(content_type.decode("latin-1")):
-        return None
-    try:
-        return GenerateRequest.model_validate_json(scope["pnag.body"])
-    except ValidationError:
-        return None
+            request = GenerateRequest.model_validate_json(body)
+        except ValidationError:
+            return None
+        if timeout_s is None:
+            return None
+        catalogue = self._catalogue
+        asked = self._answerer.understand(request)
+        reply = self._answerer.remembered(asked)
+        if reply is None:
+            async with patience(receive, timeout_s):
+                reply = await self._answerer.find(asked)
+        # Unless the bundles were replaced meanwhile. Long bodies are not kept: they could be many, and all different.
+        if catalogue is self._catalogue and len(body) <= MAX_KEPT_BODY and self._settings.cache_entries:
+            if len(self._answered) >= self._settings.cache_entries:
+                self._answered.clear()
+            self._answered[body] = Reply(reply.content, "memory")
+        return reply

@@ -32,7 +32,8 @@ class Metrics:
         self.request_seconds = Histogram(
             "pnag_http_request_seconds",
             "Time from a request's headers to the end of its answer; its _count counts requests. "
-            "cache: memory, redis, miss, or - where no cache is asked. status 499: the caller hung up.",
+            "cache: memory, redis, shared (with a request that asked the same before), miss, or - where there is none. "
+            "status 499: the caller hung up.",
             ["route", "status", "cache"],
             buckets=_SECONDS,
             registry=registry,
@@ -76,11 +77,10 @@ class Metrics:
             "pnag_shed_total", "Budgets refused because too many were waiting.", ["bundle"], registry=registry
         )
         # -- caches
-        self.cache_lookups = Counter(
-            "pnag_cache_lookups_total",
-            "Look-ups by tier (memory, redis) and result (hit, miss, shared: another request was already asking, "
-            "invalid: a value that is not ours, down: Redis was not asked).",
-            ["tier", "result"],
+        self.redis_lookups = Counter(
+            "pnag_redis_lookups_total",
+            "Look-ups in Redis by result (hit, miss, invalid: a value that is not ours, down: it was not asked).",
+            ["result"],
             registry=registry,
         )
         self.redis_errors = Counter(

@@ -2,19 +2,23 @@
 
 import asyncio
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.settings import Settings
 
 
-class BoundedProtocol(HttpToolsProtocol):
-    """Closes a connection that does not send a whole request in time, and those beyond the most there may be.
+_NOTHING = object()
 
-    One timer per connection looks now and then: a timer per request would cost as much as looking up a cached answer.
+
+class BoundedProtocol(HttpToolsProtocol):
+    """Closes a connection that takes too long to send a whole request, and those beyond the most there may be.
+
+    One timer per connection looks at it now and then; nothing is done per request, where it would be felt.
     """
 
-    _incomplete_since: float | None = None
     _look: asyncio.TimerHandle | None = None
+    _seen: object = None
+    """The request that was incomplete at the last look; None: not even begun."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -22,29 +26,22 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.connections) > settings.max_connections:
             transport.close()
             return
-        self._timeout_s = settings.receive_timeout_s
-        self._incomplete_since = self.loop.time()  # sending nothing at all is slow too
-        self._look_later()
+        self._interval_s = settings.receive_timeout_s
+        self._look = self.loop.call_later(self._interval_s, self._close_if_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._look is not None:
             self._look.cancel()
         super().connection_lost(exc)
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._incomplete_since = self.loop.time()
-
-    def on_message_complete(self) -> None:
-        super().on_message_complete()
-        self._incomplete_since = None
-
-    def _look_later(self) -> None:
-        self._look = self.loop.call_later(self._timeout_s / 2, self._close_if_slow)
-
     def _close_if_slow(self) -> None:
-        since = self._incomplete_since
-        if since is not None and self.loop.time() - since >= self._timeout_s:
+        """A request that is as incomplete as at the last look has had its time."""
+        # `scope` is new from a request's first byte on, `cycle` from the end of its headers.
+        # Both are None at first, whatever uvicorn's annotations say.
+        cycle: RequestResponseCycle | None = self.cycle
+        is_incomplete = cycle is None or cycle.scope is not self.scope or cycle.more_body
+        if is_incomplete and self._seen is self.scope:
             self.transport.close()
             return
-        self._look_later()
+        self._seen = self.scope if is_incomplete else _NOTHING
+        self._look = self.loop.call_later(self._interval_s, self._close_if_slow)

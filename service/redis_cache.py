@@ -43,7 +43,7 @@ class RedisCache:
         self._timeout_s = settings.redis_timeout_ms / 1000
         self._ttl_s = settings.redis_ttl_s
         self._namespace = settings.redis_namespace
-        self._lookups, self._errors, self._up = metrics.cache_lookups, metrics.redis_errors, metrics.redis_up
+        self._lookups, self._errors, self._up = metrics.redis_lookups, metrics.redis_errors, metrics.redis_up
         # redis-py retries by default, which turns a refused connection into seconds.
         self._client: Redis = Redis.from_url(
             settings.redis_url.get_secret_value(),
@@ -75,20 +75,20 @@ class RedisCache:
     async def get(self, key: str) -> bytes | None:
         """The value last put under this key by any replica, or None."""
         if not self._is_up:
-            self._lookups.labels("redis", "down").inc()
+            self._lookups.labels("down").inc()
             return None
         try:
             stored = await self._reads.ask(key)
         except OverloadedError:
             stored = None
         if stored is None:
-            self._lookups.labels("redis", "miss").inc()
+            self._lookups.labels("miss").inc()
             return None
         value = stored[CHECK_BYTES:]
         if stored[:CHECK_BYTES] != _check(key, value):
-            self._lookups.labels("redis", "invalid").inc()
+            self._lookups.labels("invalid").inc()
             return None
-        self._lookups.labels("redis", "hit").inc()
+        self._lookups.labels("hit").inc()
         return value
 
     def put(self, key: str, value: bytes) -> None:

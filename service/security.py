@@ -7,14 +7,14 @@ import hashlib
 import hmac
 import secrets
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 from time import monotonic
 
 from cachetools import LRUCache
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
-from service.errors import Problem
+from service.errors import ForbiddenError, RateLimitedError, UnauthorizedError
 from service.metrics import Metrics
 from service.settings import Settings, SettingsError
 
@@ -122,65 +122,55 @@ class RateLimit:
 
 
 class Guard:
-    """ASGI layer that lets through what the caller may ask on this port."""
+    """Lets through what the caller may ask on this port."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, keys: ApiKeys | None, metrics: Metrics) -> None:
-        self._app = app
+    def __init__(self, settings: Settings, keys: ApiKeys | None, metrics: Metrics) -> None:
         self._keys = keys
         self._admin_port = settings.admin_port
         self._is_local = settings.is_local
         self._limit = RateLimit(settings.rate_limit_per_s) if settings.rate_limit_per_s else None
         self._failures, self._limited = metrics.auth_failures, metrics.rate_limited
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            problem = self._refuse(scope)
-            if problem is not None:
-                await problem.response(scope["pnag.request_id"])(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+    def check(self, scope: Scope) -> None:
+        """Look at a request's path, port, key and rate; puts the key's name into the scope as `pnag.key`.
 
-    def _refuse(self, scope: Scope) -> Problem | None:
+        Raises:
+            UnauthorizedError, ForbiddenError, RateLimitedError: why it may not go on.
+            HTTPException: 404, if what it wants is on the other port.
+        """
         path: str = scope["path"]
         is_admin = path.startswith("/admin/")
         if self._admin_port is not None and path not in HEALTH_PATHS:
             on_admin_port = scope["server"][1] == self._admin_port
             if on_admin_port != (is_admin or path == "/metrics"):
-                return Problem("not-found", 404, "not on this port")
+                raise HTTPException(404, "not on this port")
             if on_admin_port and not is_admin:
-                return None  # whoever reaches the operator's port may read its metrics
+                return  # whoever reaches the operator's port may read its metrics
         if path in OPEN_PATHS or path.startswith(OPEN_PREFIX):
-            return None
+            return
         if self._keys is not None:
-            problem = self._check_key(self._keys, scope, ADMIN if is_admin else READ)
+            self._check_key(self._keys, scope, ADMIN if is_admin else READ)
         elif is_admin and not self._is_local:
-            problem = Problem("forbidden", 403, "/admin needs an API key of scope admin: set PNAG_API_KEYS")
-        else:
-            problem = None
-        return problem or self._check_rate(scope)
+            raise ForbiddenError("/admin needs an API key of scope admin: set PNAG_API_KEYS")
+        if self._limit is not None:
+            wait_s = self._limit.wait_s(scope.get("pnag.key") or (scope["client"] or ("", 0))[0])
+            if wait_s:
+                self._limited.inc()
+                raise RateLimitedError("more requests per second than this caller may make", wait_s)
 
-    def _check_key(self, keys: ApiKeys, scope: Scope, needed: str) -> Problem | None:
+    def _check_key(self, keys: ApiKeys, scope: Scope, needed: str) -> None:
         headers = scope["pnag.headers"]
         sent = headers.get(b"x-api-key") or headers.get(b"authorization", b"")
         key = keys.find(sent.removeprefix(b"Bearer ").strip())
         if key is None:
             self._failures.labels("unknown" if sent else "missing").inc()
-            detail = "the API key is unknown" if sent else "send an API key: Authorization: Bearer <key>, or X-API-Key"
-            return Problem("unauthorized", 401, detail, headers={"www-authenticate": "Bearer"})
+            raise UnauthorizedError(
+                "the API key is unknown" if sent else "send an API key: Authorization: Bearer <key>, or X-API-Key"
+            )
         scope["pnag.key"] = key.name
         if needed == ADMIN and key.scope != ADMIN:
             self._failures.labels("scope").inc()
-            return Problem("forbidden", 403, f"key {key.name!r} has scope {key.scope}; this needs {needed}")
-        return None
-
-    def _check_rate(self, scope: Scope) -> Problem | None:
-        if self._limit is None:
-            return None
-        wait_s = self._limit.wait_s(scope.get("pnag.key") or (scope["client"] or ("", 0))[0])
-        if not wait_s:
-            return None
-        self._limited.inc()
-        return Problem("rate-limited", 429, "too many requests", headers={"retry-after": str(ceil(wait_s))})
+            raise ForbiddenError(f"key {key.name!r} has scope {key.scope}; this needs {needed}")
 
 
 def needs_guard(settings: Settings) -> bool:

@@ -14,6 +14,9 @@ from service.logs import configure_logs
 from service.protocol import BoundedProtocol
 from service.settings import Settings, SettingsError
 
+# On every answer. Here and not in a layer, because uvicorn checks each header of each answer, but these only once.
+SECURITY_HEADERS = [("x-content-type-options", "nosniff")]
+
 
 def serve(settings: Settings) -> None:
     """Serve until told to stop.
@@ -67,6 +70,7 @@ def _config(settings: Settings, factory: partial[FastAPI] | object) -> uvicorn.C
         access_log=False,
         log_config=None,
         server_header=False,
+        headers=SECURITY_HEADERS,
         # Only the rate limit looks at addresses; behind a proxy that must be trusted first, limit by key or there.
         proxy_headers=False,
     )
