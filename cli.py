@@ -13,12 +13,14 @@ from typer.core import TyperCommand, TyperGroup
 
 from models.errors import PnagError
 from service.commands import app as service_app
+from service.explain_commands import app as explain_app
 
-LATER = {"trainer.commands": None, "trainer.latency.commands": "latency"}
+LATER = {"trainer.commands": None, "trainer.space_commands": None, "trainer.latency.commands": "latency"}
+LATER |= {"trainer.bench.commands": "bench", "trainer.label.commands": None}
 """Modules with a typer `app`, and the sub-command that holds its commands; None = top level."""
 
 
-SHARED_GROUPS = {"bench"}
+SHARED_GROUPS = {"bench", "spaces"}
 """Groups with sub-commands from both sides."""
 
 
@@ -62,6 +64,7 @@ app = typer.Typer(
     help="A latency budget goes in, the best network that keeps it comes out.",
 )
 app.add_typer(service_app)
+app.add_typer(explain_app)
 
 
 @app.callback()

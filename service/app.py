@@ -24,7 +24,7 @@ from service.openapi import document_problems
 from service.redis_cache import RedisCache
 from service.reloader import Reloader
 from service.request_log import RequestLog
-from service.routes import admin, architectures, bundles, feedback, generate, health, known, page
+from service.routes import admin, architectures, bundles, explain, feedback, generate, health, known, page
 from service.security import ApiKeys, Guard, needs_guard
 from service.settings import Settings
 
@@ -109,7 +109,7 @@ def create_app(settings: Settings) -> Application:
     app.state.reloader = reloader
     app.state.lifecycle = lifecycle
     app.state.metrics = metrics
-    for module in (generate, architectures, bundles, feedback, known, health, admin, page):
+    for module in (generate, explain, architectures, bundles, feedback, known, health, admin, page):
         app.include_router(module.router)
     add_handlers(app)
     document_problems(app)

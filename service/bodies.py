@@ -42,7 +42,7 @@ def architecture_body(space: SearchSpace, architecture: Architecture) -> Archite
 def predicted_body(predicted: Prediction) -> PredictedBody:
     """A prediction in percent, ms and millions."""
     interval = predicted.accuracy_interval
-    return {
+    body: PredictedBody = {
         "top1_percent": round(predicted.accuracy * 100, 4),
         "top1_interval_percent": [round(end * 100, 4) for end in interval] if interval else None,
         "interval_coverage": predicted.interval_coverage,
@@ -55,6 +55,16 @@ def predicted_body(predicted: Prediction) -> PredictedBody:
         "size_mb": _millions(predicted.size_bytes),
         "peak_memory_mb": _millions(predicted.peak_memory_bytes),
     }
+    if predicted.metric is not None:
+        metric = predicted.metric
+        body["metric"] = {
+            "name": metric.name,
+            "unit": metric.unit,
+            "goal": metric.goal,
+            "value": metric.value,
+            "interval": list(metric.interval) if metric.interval else None,
+        }
+    return body
 
 
 def candidate_body(space: SearchSpace, candidate: Candidate) -> CandidateBody:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True)
 bundle_app = typer.Typer(no_args_is_help=True, help="Look into a bundle.")
 app.add_typer(bundle_app, name="bundle")
+spaces_app = typer.Typer()
+app.add_typer(spaces_app, name="spaces")
 
 BundleOption = Annotated[Path, typer.Option("--bundle", help="Bundle folder.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -75,7 +77,9 @@ def inspect(
     """MACs, parameters and layers of one architecture; with a bundle, its predicted accuracy and latency too."""
     from models.spaces.registry import get_space
 
-    search_space = get_space(space)
+    loaded = None if bundle is None else _load(bundle)
+    # A space from somebody's YAML file is known to its bundles alone.
+    search_space = loaded.space if loaded is not None and loaded.space.name == space else get_space(space)
     architecture = search_space.architecture(encoding)
     layers = search_space.layers(architecture.encoding)
     body: dict[str, Any] = {
@@ -85,21 +89,25 @@ def inspect(
             "encoding": architecture.encoding,
             **search_space.describe(architecture),
         },
-        "macs": sum(layer.macs for layer in layers),
-        "params": sum(layer.params for layer in layers),
-        "layers": [{"key": layer.key, "macs": layer.macs, "params": layer.params} for layer in layers],
     }
-    if bundle is not None:
-        body["predicted"] = _predict(bundle, space, architecture.encoding)
+    if search_space.has_layers:
+        body |= {
+            "macs": sum(layer.macs for layer in layers),
+            "params": sum(layer.params for layer in layers),
+            "layers": [{"key": layer.key, "macs": layer.macs, "params": layer.params} for layer in layers],
+        }
+    if loaded is not None:
+        body["predicted"] = _predict(loaded, space, architecture.encoding)
     if as_json:
         _print_json(body)
         return
     typer.echo(architecture.encoding)
-    for layer in body["layers"]:
+    for layer in body.get("layers", ()):
         typer.echo(f"{layer['macs'] / 1e6:10.3f} M MACs {layer['params'] / 1e6:8.4f} M parameters  {layer['key']}")
-    typer.echo(
-        f"{body['macs'] / 1e6:10.3f} M MACs {body['params'] / 1e6:8.4f} M parameters  in all, {len(layers)} layers"
-    )
+    if search_space.has_layers:
+        typer.echo(
+            f"{body['macs'] / 1e6:10.3f} M MACs {body['params'] / 1e6:8.4f} M parameters  in all, {len(layers)} layers"
+        )
     if "predicted" in body:
         typer.echo(_prediction_line(body["predicted"]))
 
@@ -117,12 +125,14 @@ def api_key(
     typer.echo(key)
 
 
-@app.command()
-def spaces(as_json: JsonOption = False) -> None:
-    """The search spaces that can be named."""
-    from models.spaces.registry import SPACES
+@spaces_app.callback(invoke_without_command=True)
+def spaces(context: typer.Context, as_json: JsonOption = False) -> None:
+    """The search spaces that can be named; `pnag spaces check NAME` examines one."""
+    if context.invoked_subcommand is not None:
+        return
+    from models.spaces.registry import get_space, space_names
 
-    listed = [(name, space()) for name, space in sorted(SPACES.items())]
+    listed = [(name, get_space(name)) for name in space_names()]
     if as_json:
         _print_json(
             [
@@ -164,21 +174,24 @@ def _load(folder: Path) -> "Bundle":
     return Bundle.load(folder)
 
 
-def _predict(folder: Path, space: str, encoding: str) -> "PredictedBody":
+def _predict(bundle: "Bundle", space: str, encoding: str) -> "PredictedBody":
     from models.errors import BundleError
     from models.runtime import OnnxGenerator
     from service.bodies import predicted_body
 
-    bundle = _load(folder)
     if bundle.space.name != space:
-        raise BundleError(f"{folder} is for search space {bundle.space.name}, not {space}; name that one")
+        raise BundleError(f"{bundle.name} is for search space {bundle.space.name}, not {space}; name that one")
     return predicted_body(OnnxGenerator(bundle).predict([encoding])[0].predicted)
 
 
 def _prediction_line(predicted: "PredictedBody") -> str:
     sizes = ((predicted["macs_m"], "M MACs"), (predicted["params_m"], "M parameters"))
+    quality = f"top-1 {predicted['top1_percent']:.2f} %"
+    if "metric" in predicted:
+        metric = predicted["metric"]
+        quality = f"{metric['name']} {metric['value']:.4g} {metric['unit']}".rstrip()
     return (
-        f"top-1 {predicted['top1_percent']:.2f} %, {predicted['latency_ms']:.2f} ms"
+        f"{quality}, {predicted['latency_ms']:.2f} ms"
         f" (at most {predicted['latency_upper_ms']:.2f} ms at coverage {predicted['latency_coverage']:g})"
         + "".join(f", {amount:.2f} {unit}" for amount, unit in sizes if amount is not None)
     )

@@ -130,10 +130,24 @@ class ArchitectureBody(TypedDict):
 
 
 @_ANSWER
+class MetricBody(TypedDict):
+    """A predicted metric that stands for accuracy, in its own unit."""
+
+    name: str
+    unit: str
+    goal: str
+    """maximise or minimise."""
+    value: float
+    interval: list[float] | None
+    """Lower and upper end at `interval_coverage`."""
+
+
+@_ANSWER
 class PredictedBody(TypedDict):
     """What the bundle expects of a network on its device."""
 
     top1_percent: float
+    """Where the bundle has a `metric` of its own, a score that only says which network is better."""
     top1_interval_percent: list[float] | None
     """Lower and upper end; null where the evaluator has no calibrated interval."""
     interval_coverage: float | None
@@ -148,6 +162,8 @@ class PredictedBody(TypedDict):
     params_m: float | None
     size_mb: float | None
     peak_memory_mb: float | None
+    metric: NotRequired[MetricBody]
+    """Only of bundles whose records measure something other than accuracy."""
 
 
 @_ANSWER

@@ -77,7 +77,7 @@ def known_body(bundle: LoadedBundle) -> KnownBody:
     records, space = bundle.bundle.known, bundle.space
     tokens = [space.decode(record.encoding) for record in records]
     tokens_ND = np.array(tokens, dtype=np.int64).reshape(-1, len(space.decisions))
-    latency_ms_N = bundle.bundle.latency_table.predictor(space)(tokens_ND)
+    latency_ms_N = bundle.bundle.costs().latency_ms(tokens_ND)
     order_N = np.argsort(latency_ms_N, kind="stable")
     named = bundle.bundle.manifest.get("references", [])
     candidates = bundle.generator.predict([entry["encoding"] for entry in named]) if named else []

@@ -93,6 +93,11 @@ class _Builder:
         self._rng = np.random.default_rng(seed)
 
     def append(self, layer: Layer) -> None:
+        """Add a layer; one that is not of our kinds (a plug-in's) has `append_to(builder)` and adds itself."""
+        append_to = getattr(layer, "append_to", None)
+        if append_to is not None:
+            append_to(self)
+            return
         if layer.kind == "mbconv":
             self._mbconv(layer)
             return
@@ -152,6 +157,14 @@ class _Builder:
         # transB: a linear layer stores its weight as [out, in], and so do the exporters.
         output = self.add("Gemm", [flat, weight, self.weight((out_features,), 0.1)], transB=1)
         self._set(output, (batch, out_features))
+
+    def conv(self, out_channels: int, kernel_size: int, stride: int = 1, activation: Activation = "none") -> None:
+        """Convolution (batch norm folded) and activation at the current end."""
+        self._conv(out_channels, kernel_size, stride, activation)
+
+    def go_to(self, tensor: str, shape: tuple[int, ...]) -> None:
+        """Make an earlier tensor the current end, to branch off it."""
+        self._set(tensor, shape)
 
     def _set(self, tensor: str, shape: tuple[int, ...]) -> None:
         self.tensor, self.shape = tensor, shape

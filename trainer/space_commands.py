@@ -1,0 +1,72 @@
+"""The `pnag` sub-commands for search spaces of one's own. Heavy imports wait until a command runs."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+spaces_app = typer.Typer(no_args_is_help=True)
+app.add_typer(spaces_app, name="spaces")
+
+_Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@app.command(epilog="Example: pnag init my-networks")
+def init(
+    folder: Annotated[Path, typer.Argument(help="Where to; made if it is not there.", show_default=False)],
+) -> None:
+    """Write a commented search space and measurements to start from."""
+    from trainer.starting_project import write_project
+
+    for path in write_project(folder):
+        typer.echo(str(path))
+    typer.echo(f"next: cd {folder} && pnag validate --space space.yaml --records measurements.csv", err=True)
+
+
+@app.command(epilog="Example: pnag validate --space space.yaml --records measurements.csv")
+def validate(
+    space: Annotated[str, typer.Option(help="A search space: a name, or a .yaml file.", show_default=False)],
+    records: Annotated[Path | None, typer.Option(help="Measured architectures.")] = None,
+    candidates: Annotated[Path | None, typer.Option(help="A list for `pnag train --candidates`.")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Check a search space and its records, and say everything that is wrong, with rows."""
+    from trainer.validate import validate as run
+
+    report = run(space, records, candidates)
+    if as_json:
+        json.dump(report.to_dict(), sys.stdout, indent=2, ensure_ascii=False)
+        sys.stdout.write("\n")
+    else:
+        for line in (*report.facts, *(f"note: {note}" for note in report.notes)):
+            typer.echo(line)
+        for problem in report.problems:
+            typer.echo(problem, err=True)
+        verdict = f"{len(report.problems)} problems" if report.problems else "nothing is wrong"
+        typer.echo(verdict, err=bool(report.problems))
+    if report.problems:
+        raise typer.Exit(1)
+
+
+@spaces_app.command("check", epilog="Example: pnag spaces check nas-bench-macro")
+def spaces_check(
+    name: Annotated[str, typer.Argument(help="A registered search space, or a .yaml file.", show_default=False)],
+    seed: Annotated[int, typer.Option(help="Of the architectures that are tried.")] = 0,
+    as_json: _Json = False,
+) -> None:
+    """Examine a search space: round trips, activity, cost sums; where it has layers, the network they build."""
+    from trainer.check_space import check_space
+    from trainer.space_file import load_space
+
+    results = check_space(load_space(name), seed)
+    if as_json:
+        json.dump([{"check": r.name, "passed": r.passed, "detail": r.detail} for r in results], sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    else:
+        for result in results:
+            typer.echo(f"{'ok    ' if result.passed else 'FAILED'} {result.name}: {result.detail}")
+    if not all(result.passed for result in results):
+        raise typer.Exit(1)
