@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.costs import LayerCost
+from models.costs import GroupedCost, LayerCost
 from models.errors import BudgetError, LatencyTableError, MissingLayerError
 from models.files import is_number, read_json_object, to_json, write_atomic
 from models.layers import Layer
+from models.learned_latency import LearnedLatency
 from models.search_space import Option, SearchSpace, Tokens
 
 FORMAT_VERSION = 1
@@ -120,6 +121,8 @@ class LatencyTable:
     calibration: Calibration | None = None
     check: Mapping[str, Any] | None = None
     upper_bound: UpperBound | None = None
+    learned: LearnedLatency | None = None
+    """A device learnt from whole networks; predicts in the layers' stead where it is there."""
     networks: tuple[NetworkLatency, ...] = ()
     """Those that calibration and bound were fitted on: a check must use others."""
     measured_at: str | None = None
@@ -140,14 +143,18 @@ class LatencyTable:
             )
         return self.layers[layer.key].ms * self._coefficient(layer.family)
 
-    def cost(self, space: SearchSpace) -> LayerCost:
-        """Predicted latency in ms of architectures of `space`, as a batch function.
+    def cost(self, space: SearchSpace) -> GroupedCost:
+        """Predicted latency in ms of architectures of `space`, as a sum over groups of decisions.
+
+        The prediction itself where latency adds up; for a learnt device that does not, its closest additive stand-in.
 
         Raises:
             LatencyTableError: if the table is for another space.
             MissingLayerError: if an architecture of the space uses a layer that was never measured.
         """
         self.check_space(space)
+        if self.learned is not None:
+            return self.learned.cost(space)
         return LayerCost(space, self.layer_ms, constant=self.overhead_ms * self._coefficient("overhead"))
 
     def predictor(self, space: SearchSpace) -> Callable[[Tokens], NDArray[np.float64]]:
@@ -155,6 +162,9 @@ class LatencyTable:
 
         Equals `cost(space)` wherever latency adds up over layers; raises as `cost` does.
         """
+        if self.learned is not None:
+            self.check_space(space)
+            return self.learned.predictor(space)
         return self.cost(space)
 
     def measured_space(self, space: SearchSpace) -> SearchSpace:
@@ -164,6 +174,8 @@ class LatencyTable:
             LatencyTableError: if the table is for another space, or covers no network of it.
         """
         self.check_space(space)
+        if self.learned is not None:
+            return space.restrict({name: list(options) for name, options in self.learned.options.items()})
         kept: dict[str, list[Option]] = {}
         for group in space.cost_groups:
             options = [space.decisions[space.index(name)].options for name in group.decisions]
@@ -228,6 +240,7 @@ class LatencyTable:
             "layers": {k: {"ms": v.ms, "rounds": v.rounds, "spread": v.spread} for k, v in self.layers.items()},
             "overhead_ms": self.overhead_ms,
             "calibration": None,
+            "learned": self.learned.to_dict() if self.learned else None,
             "check": dict(self.check) if self.check is not None else None,
             "upper_bound": None,
             "networks": [asdict(network) for network in self.networks],
@@ -287,7 +300,10 @@ class LatencyTable:
             space=document["space"],
             device=Device(**{k: v for k, v in raw_device.items() if k in known}),
             statistic=document["statistic"],
-            layers=_parse_layers(document.get("layers"), name),
+            layers=_parse_layers(document.get("layers"), name, is_learned=document.get("learned") is not None),
+            learned=LearnedLatency.from_dict(document["learned"], name)
+            if document.get("learned") is not None
+            else None,
             overhead_ms=_non_negative(document.get("overhead_ms", 0.0), f"{name}: overhead_ms"),
             calibration=_parse_calibration(document.get("calibration"), name),
             check=document.get("check"),
@@ -302,8 +318,8 @@ class LatencyTable:
         return self.calibration.coefficients.get(family, 1.0) if self.calibration else 1.0
 
 
-def _parse_layers(raw: Any, name: str) -> dict[str, LayerLatency]:
-    if not isinstance(raw, dict) or not raw:
+def _parse_layers(raw: Any, name: str, *, is_learned: bool) -> dict[str, LayerLatency]:
+    if not isinstance(raw, dict) or not (raw or is_learned):
         raise LatencyTableError(f"{name}: layers must be a non-empty object of layer key -> {{ms, rounds, spread}}")
     layers = {}
     for key, entry in raw.items():

@@ -117,9 +117,19 @@ TableOption = Annotated[Path, typer.Option("--latency-table", help="a table that
 SeedOption = Annotated[int, typer.Option(help="which networks are drawn")]
 
 
-@app.command(epilog="example: pnag latency fit --latency-table latency_table.json")
+@app.command(
+    epilog="examples: pnag latency fit --latency-table latency_table.json; "
+    "pnag latency fit --records rows.csv --space ofa-mobilenetv3-w1.0 --device-name 'My GPU' --out latency_table.json"
+)
 def fit(
-    latency_table: TableOption,
+    latency_table: Annotated[
+        Path | None, typer.Option("--latency-table", help="a measured table to calibrate and bound")
+    ] = None,
+    records: Annotated[
+        Path | None, typer.Option("--records", help="learn from these whole networks instead: architecture,latency_ms")
+    ] = None,
+    space: Annotated[str | None, typer.Option("--space", help="search space of --records")] = None,
+    device_name: DeviceNameOption = None,
     num_calibration: Annotated[int, typer.Option(min=3, help="networks that calibrate")] = 10,
     num_bounding: Annotated[int, typer.Option(min=1, help="further networks that set the bound")] = 40,
     coverage: Annotated[float, typer.Option(min=0.5, max=0.999, help="promised by default")] = 0.95,
@@ -129,7 +139,12 @@ def fit(
     stop_after_s: StopOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure whole networks here; calibrate the table on some, set its upper bound by the others."""
+    """Measure networks here, calibrate the table on some, bound it by others; or learn a device from --records."""
+    if records is not None:
+        _learn(records, latency_table, space, device_name, coverage, seed, out, as_json)
+        return
+    if latency_table is None:
+        raise typer.BadParameter("give --latency-table to calibrate, or --records to learn from")
     from dataclasses import replace
 
     from models.latency_table import LatencyTable, UpperBound
@@ -137,13 +152,13 @@ def fit(
 
     table = LatencyTable.load(latency_table)
     UpperBound(coverage, (1.0,) * num_bounding).factor(coverage)  # too few networks: say so before measuring them
-    space, calibrating, bounding = fitting.choose_networks(table, num_calibration, num_bounding, seed)
+    chosen, calibrating, bounding = fitting.choose_networks(table, num_calibration, num_bounding, seed)
     networks, host_load = _measure_networks(
-        table, space, [*calibrating, *bounding], latency_table.with_name(latency_table.name + ".fit.partial"),
+        table, chosen, [*calibrating, *bounding], latency_table.with_name(latency_table.name + ".fit.partial"),
         rounds, stop_after_s,
     )  # fmt: skip
-    fitted = fitting.calibrate(table, space, networks[: len(calibrating)])
-    fitted = fitting.bound(fitted, space, networks[len(calibrating) :], coverage)
+    fitted = fitting.calibrate(table, chosen, networks[: len(calibrating)])
+    fitted = fitting.bound(fitted, chosen, networks[len(calibrating) :], coverage)
     fitted = replace(fitted, networks=tuple(networks), host_load={**(table.host_load or {}), "fit": host_load})
     fitted.save(out or latency_table)
     assert fitted.calibration is not None
@@ -158,6 +173,60 @@ def fit(
         as_json,
         f"{out or latency_table}: calibrated on {len(calibrating)} networks, bounded by {len(bounding)}; "
         f"a latency is at most {factors[f'{coverage:g}']:.3f} x its prediction at coverage {coverage:g}",
+    )
+
+
+def _learn(
+    records: Path,
+    latency_table: Path | None,
+    space_name: str | None,
+    device_name: str | None,
+    coverage: float,
+    seed: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    from dataclasses import replace
+
+    from models.latency_table import LatencyTable, UpperBound
+    from models.spaces.registry import get_space
+    from trainer.latency import fit as fitting
+    from trainer.latency import learned
+    from trainer.progress import show_progress
+
+    base = LatencyTable.load(latency_table) if latency_table is not None else None
+    if (base is None and space_name is None) or (base is None and out is None):
+        raise typer.BadParameter("--records needs --space and --out, or the --latency-table that it is to correct")
+    space = get_space(space_name or (base.space if base else ""))
+    if base is not None:
+        base.check_space(space)
+    rows = learned.read_rows(records, space)
+    UpperBound(coverage, (1.0,) * len(rows.encodings)).factor(coverage)  # too few rows: say so before learning
+    with show_progress() as bars, bars.stage("folds", learned.num_steps(len(rows))) as stage:
+        learning = learned.learn(space, rows.tokens_ND, rows.require_latency(), seed=seed, progress=stage.step)
+    table = learned.to_table(space, device_name or records.stem, learning, coverage, records.name)
+    if base is not None:
+        table = replace(
+            base, learned=table.learned, upper_bound=table.upper_bound, calibration=None, check=None, networks=(),
+            source=records.name,
+        )  # fmt: skip
+    path = out or latency_table
+    assert path is not None
+    table.save(path)
+    factors, figures = fitting.bound_factors(table), learning.figures
+    _print(
+        {
+            "latency_table": str(path),
+            "method": learning.model.method,
+            "num_rows": len(rows),
+            "held_out": figures,
+            "candidates": dict(learning.model.candidates),
+            "bound_factors": factors,
+        },
+        as_json,
+        f"{path}: learnt from {len(rows)} networks ({learning.model.method}); held out: "
+        f"MAPE {figures['mape_percent']:.2f} %, kendall tau {figures['kendall_tau']:.3f}; a latency is at most "
+        f"{factors[f'{coverage:g}']:.3f} x its prediction at coverage {coverage:g}",
     )
 
 
@@ -287,6 +356,48 @@ def import_(
         as_json,
         f"{out}: {len(table.layers)} layers of {table.device.name}",
     )
+
+
+@app.command(epilog="example: pnag latency predict --latency-table latency_table.json --records rows.csv > out.csv")
+def predict(
+    latency_table: TableOption,
+    records: Annotated[Path, typer.Option("--records", help="CSV or Parquet with a column architecture")],
+    coverage: Annotated[
+        float | None, typer.Option(min=0.5, max=0.999, help="of the upper figure (default: the table's)")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict the latency of each row's architecture, as CSV: architecture,latency_ms,latency_upper_ms.
+
+    The upper figure stays empty where the table has no bound.
+    """
+    from models.latency_table import LatencyTable
+    from models.spaces.registry import get_space
+    from trainer.records import read_records
+
+    table = LatencyTable.load(latency_table)
+    space = table.measured_space(get_space(table.space))
+    rows = read_records(records, space)
+    predicted_N = table.predictor(space)(rows.tokens_ND)
+    asked = table.default_coverage if coverage is None else coverage
+    factor = table.bound_factor(asked) if table.upper_bound or coverage is not None else None
+    if as_json:
+        found = [
+            {
+                "architecture": encoding,
+                "latency_ms": round(float(ms), 6),
+                "latency_upper_ms": None if factor is None else round(float(ms) * factor, 6),
+            }
+            for encoding, ms in zip(rows.encodings, predicted_N, strict=True)
+        ]
+        sys.stdout.write(json.dumps({"coverage": asked, "device": table.device.name, "predictions": found}) + "\n")
+        return
+    import csv
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["architecture", "latency_ms", "latency_upper_ms"])
+    for encoding, ms in zip(rows.encodings, predicted_N, strict=True):
+        writer.writerow([encoding, f"{ms:.6f}", "" if factor is None else f"{ms * factor:.6f}"])
 
 
 def _space(name: str, only: list[str] | None) -> "SearchSpace":
