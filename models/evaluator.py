@@ -40,6 +40,7 @@ class GaussianProcess:
         lengthscale_F, linear_F, outputscale: l, w, s.
         weights_M: a = (K + noise I)^-1 y.
         mean, scale: of y before standardising.
+        noise: variance of a measurement, in standardised y.
     """
 
     inputs_MF: Floats
@@ -52,6 +53,28 @@ class GaussianProcess:
     weights_M: Floats
     mean: float
     scale: float
+    noise: float = 0.05
+
+    def deviation(self, features_NF: Floats) -> Floats:
+        """Posterior standard deviation of y = -log(1 - accuracy), measurement noise left out; shape [N].
+
+        var(x) = k(x, x) - k(x, X) (K + noise I)^-1 k(X, x)
+        """
+        factor_MM = np.linalg.cholesky(self._kernel(self.inputs_MF) + self.noise * np.eye(len(self.inputs_MF)))
+        explained_MN = np.linalg.solve(factor_MM, self._kernel(features_NF).T)
+        standardised_NF = (features_NF - self.shift_F) / self.spread_F
+        prior_N = self.outputscale + np.sum(self.linear_F * standardised_NF**2, axis=1)
+        variance_N = np.maximum(prior_N - np.sum(explained_MN**2, axis=0), 0.0)
+        return np.asarray(self.scale * np.sqrt(variance_N))
+
+    def _kernel(self, features_NF: Floats) -> Floats:
+        """k(x, X), shape [N, M]."""
+        x_NF, z_MF = self._scaled(features_NF), self._scaled(self.inputs_MF)
+        squared_NM = np.sum(x_NF**2, axis=1, keepdims=True) + np.sum(z_MF**2, axis=1) - 2 * x_NF @ z_MF.T
+        linear_NM = ((features_NF - self.shift_F) / self.spread_F * self.linear_F) @ (
+            (self.inputs_MF - self.shift_F) / self.spread_F
+        ).T
+        return np.asarray(self.outputscale * np.exp(-0.5 * np.maximum(squared_NM, 0)) + linear_NM)
 
     def __call__(self, features_NF: Floats) -> Floats:
         x_NF, z_MF = self._scaled(features_NF), self._scaled(self.inputs_MF)

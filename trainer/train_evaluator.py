@@ -75,7 +75,7 @@ def train_evaluator(
     order = np.random.default_rng(seed).permutation(len(records))
     num_held_out = max(2, round(config.held_out_fraction * len(records)))
     held_out, fitted_on = order[:num_held_out], order[num_held_out:]
-    fit = _fit_gaussian_process if len(records) <= config.gp_max_records else _fit_mlp_ensemble
+    fit = fit_gaussian_process if len(records) <= config.gp_max_records else _fit_mlp_ensemble
     model, extend = fit(features_NF[fitted_on], y_N[fitted_on], config, seed, progress)
     predicted = model(features_NF[held_out])
     half = num_held_out // 2
@@ -88,7 +88,7 @@ def train_evaluator(
     metrics = {
         "num_records": len(records),
         "num_held_out": num_held_out,
-        "model": "gaussian-process" if fit is _fit_gaussian_process else "mlp-ensemble",
+        "model": "gaussian-process" if fit is fit_gaussian_process else "mlp-ensemble",
         "kendall_tau": kendall_tau(predicted, truth),
         "mae_percent": float(np.mean(np.abs(predicted - truth))) * 100,
         f"{baseline}_only_kendall_tau": kendall_tau(size_N[held_out], truth),
@@ -116,11 +116,12 @@ def _finite(metrics: dict[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
 
 
-def _fit_gaussian_process(
+def fit_gaussian_process(
     features_MF: Floats, y_M: Floats, config: EvaluatorConfig, seed: int, progress: Progress
-) -> tuple[AccuracyModel, _Extend]:
+) -> tuple[GaussianProcess, _Extend]:
     """Choose the kernel by marginal likelihood; the closure conditions it on any records."""
     import gpytorch
+    import linear_operator
     import torch
 
     shift_F, spread_F = _standardise(features_MF)
@@ -143,7 +144,9 @@ def _fit_gaussian_process(
 
         def forward(self, inputs: Any) -> Any:
             covariance = self.rbf(inputs).to_dense() + (inputs * self.linear_F()) @ inputs.T
-            return gpytorch.distributions.MultivariateNormal(self.constant_mean(inputs), covariance)
+            # Lazily: a dense matrix would be factorised here, before the noise makes it positive definite.
+            lazy = linear_operator.to_linear_operator(covariance)
+            return gpytorch.distributions.MultivariateNormal(self.constant_mean(inputs), lazy)
 
     likelihood = gpytorch.likelihoods.GaussianLikelihood(noise_constraint=gpytorch.constraints.GreaterThan(1e-5))
     likelihood.noise = 0.05
@@ -167,8 +170,9 @@ def _fit_gaussian_process(
         "constant": float(kernel.constant_mean.constant.item()),
         "mean": mean,
         "scale": scale,
+        "noise": float(likelihood.noise.item()),
     }
-    noise = float(likelihood.noise.item())
+    noise = hyperparameters["noise"]
 
     def condition(features: Floats, targets: Floats) -> GaussianProcess:
         z = (features - shift_F) / spread_F

@@ -152,6 +152,48 @@ def evaluators(
     _print(result, as_json, text)
 
 
+@app.command(epilog="Example: pnag bench records --records nas-bench-macro_cifar10.json --out runs/bench")
+def records(
+    records: Annotated[Path, typer.Option(help="NAS-Bench-Macro's JSON, with its three trainings.")],
+    latency_table: _Table = None,
+    out: Annotated[Path | None, typer.Option(help="A folder for records.json, records.md and records.png.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Repetitions; each labels with another training.")] = 3,
+    as_json: _Json = False,
+) -> None:
+    """How many networks must be measured: regret against records, actively chosen or at random."""
+    from models.costs import GroupedCost, LayerCost
+    from models.files import to_json, write_atomic
+    from models.latency_table import LatencyTable
+    from models.spaces.registry import get_space
+    from trainer.bench.records import SIZES, compare_labelling, draw_labelling, labelling_markdown
+    from trainer.progress import show_progress
+
+    space = get_space("nas-bench-macro")
+    if latency_table is None:
+        cost: GroupedCost = LayerCost(space, lambda layer: layer.macs / 1e6)
+    else:
+        cost = LatencyTable.load(latency_table).cost(space)
+    with show_progress() as progress:
+        result = compare_labelling(space, cost, records, SIZES, range(seeds), progress)
+    text = labelling_markdown(result)
+    if out is not None:
+        write_atomic(out / "records.json", to_json(result))
+        write_atomic(out / "records.md", text)
+        draw_labelling(result, out / "records.png")
+    _print(result, as_json, text)
+
+
+@app.command(epilog="Example: pnag bench page --results runs/bench --out docs/benchmarks.md")
+def page(
+    results: Annotated[Path, typer.Option(help="The folder that the other bench commands wrote into.")],
+    out: Annotated[Path, typer.Option(help="The page; its pictures go into a folder of the same name beside it.")],
+) -> None:
+    """Put every result of a folder on one page."""
+    from trainer.bench.page import write_page
+
+    typer.echo(f"{write_page(results, out)}")
+
+
 def _problem(
     name: str, space: str, records: Path, table: Path | None, truth: Path | None, num_records: int | None, budgets: int,
     progress: "Progress",
