@@ -50,7 +50,11 @@ async function read(response) {
 
 export const bundles = async () => (await call("/bundles")).bundles;
 
-export const front = async (bundle) => (await call(`/pareto-front?bundle=${encodeURIComponent(bundle)}`)).points;
+// As many points as a wide chart has room for; a front can hold thousands.
+const FRONT_POINTS = 500;
+
+export const front = async (bundle) =>
+  (await call(`/pareto-front?bundle=${encodeURIComponent(bundle)}&points=${FRONT_POINTS}`)).points;
 
 export const known = (bundle) => call(`/bundles/${encodeURIComponent(bundle)}/known`);
 

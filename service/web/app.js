@@ -292,13 +292,15 @@ function showNext(predicted) {
   const at = (p) => roundUp(p.latency_ms * factor);
   const spent = predicted.latency_upper_ms;
   const cheaper = down && spent - at(down) > 0.0005 && down.top1_percent < predicted.top1_percent ? down : null;
+  $("next").hidden = false;
+  const among = Object.keys(state.limits).length ? " within your limits" : "";
   $("steps").replaceChildren(
     cheaper
       ? step(`${gap(predicted, cheaper)} less saves ${format.withUnit(format.ms(spent - at(cheaper)), "ms")}`, at(cheaper))
-      : element("p", "step", "There is no faster network a step below."),
+      : element("p", "step", "No network of the front is faster and 0.1\u202f% worse at most."),
     up
       ? step(`${gap(up, predicted)} more costs ${format.withUnit(format.ms(Math.max(0, at(up) - spent)), "ms")}`, at(up))
-      : element("p", "step", "No network of the front is 0.1\u202f% better."),
+      : element("p", "step", `No network of the front is 0.1\u202f% better${among}.`),
   );
 }
 
@@ -345,6 +347,7 @@ function showProblem(problem) {
     return;
   }
   main.dataset.state = "infeasible";
+  $("next").hidden = true;
   hideNotice();
   const limited = limitInTheWay(body);
   $("verdict-lead").textContent = limited ? " and these limits" : "";
@@ -375,7 +378,6 @@ function showProblem(problem) {
     showNetwork(body.architecture);
     if (point) {
       showCosts({ ...point, latency_upper_ms: roundUp(point.latency_ms * factorOf(current(), coverageNow())), latency_coverage: coverageNow() }, "");
-      $("steps").replaceChildren();
     }
     $("download").hidden = true;
     $("export-command").textContent = snippets.exportCommand(`bundles/${current().body.name}`, body.architecture.encoding);
@@ -552,7 +554,7 @@ function showLandscape({ keepView = false } = {}) {
   const last = landscape.points.at(-1);
   $("chart").setAttribute(
     "aria-label",
-    `Pareto front of ${landscape.points.length} networks: from ${format.percent(first.top1_percent)} percent within ${format.ms(low)} milliseconds ` +
+    `Pareto front, ${landscape.points.length} networks of it: from ${format.percent(first.top1_percent)} percent within ${format.ms(low)} milliseconds ` +
       `to ${format.percent(last.top1_percent)} percent within ${format.ms(high)} milliseconds. The table below holds the numbers.`,
   );
   showLegend(fronts);
@@ -761,7 +763,7 @@ const themes = ["auto", "light", "dark"];
 function showTheme() {
   const { theme } = document.documentElement.dataset;
   $("theme").textContent = { auto: "Auto", light: "Light", dark: "Dark" }[theme];
-  $("theme").setAttribute("aria-label", `Theme: ${theme === "auto" ? "as the system" : theme}`);
+  $("theme").setAttribute("aria-label", { auto: "Auto theme, as the system", light: "Light theme", dark: "Dark theme" }[theme]);
   chart.recolour();
 }
 

@@ -10,6 +10,7 @@ const GRAB_PX = 14;
 const SNAP_PX = 26;
 const MIN_ZOOM_PX = 8;
 const MOST_ZOOM = 400;
+const DOUBLE_CLICK_MS = 500;
 
 /**
  * @param root    an element with a height
@@ -250,14 +251,16 @@ export function createChart(root, { onBudget, onView }) {
     ctx.stroke();
     ctx.font = font();
     ctx.fillStyle = colours.ink;
-    const fits = x + 10 + ctx.measureText(place.name).width < plot.over.clientWidth;
-    ctx.textAlign = fits ? "left" : "right";
+    // Beside and below, clear of the line that most references lie near; at the lower edge there is only above.
+    const fitsRight = x + 8 + ctx.measureText(place.name).width < plot.over.clientWidth;
+    const [labelX, labelY] = [x + (fitsRight ? 8 : -8), y + 14 < plot.over.clientHeight ? y + 13 : y - 11];
+    ctx.textAlign = fitsRight ? "left" : "right";
     ctx.textBaseline = "middle";
     ctx.lineJoin = "round";
-    ctx.lineWidth = 4;
+    ctx.lineWidth = 3;
     ctx.strokeStyle = colours.paper;
-    ctx.strokeText(place.name, x + (fits ? 10 : -10), y + 1);
-    ctx.fillText(place.name, x + (fits ? 10 : -10), y + 1);
+    ctx.strokeText(place.name, labelX, labelY);
+    ctx.fillText(place.name, labelX, labelY);
   }
 
   // -- the answer -----------------------------------------------------------------------------------------------------
@@ -341,6 +344,8 @@ export function createChart(root, { onBudget, onView }) {
 
   function listen(over) {
     let drag = null;
+    let clickedAt = -Infinity;
+    let beforeClick = null;
     const touches = new Map();
     const place = (event) => {
       const box = over.getBoundingClientRect();
@@ -419,13 +424,19 @@ export function createChart(root, { onBudget, onView }) {
       }
       // A click: on something, its budget; elsewhere, the budget of that place.
       const on = nearest(px, py);
+      if (event.timeStamp - clickedAt > DOUBLE_CLICK_MS) beforeClick = answer.budget_ms;
+      clickedAt = event.timeStamp;
       if (on?.budget_ms) onBudget(on.budget_ms);
       else choose(px);
     };
     over.addEventListener("pointerup", end);
     over.addEventListener("pointercancel", end);
     over.addEventListener("pointerleave", () => !drag && hover(null));
-    over.addEventListener("dblclick", () => look({ ...whole }));
+    over.addEventListener("dblclick", () => {
+      // Its two clicks have set the budget; only the view was meant.
+      if (beforeClick !== null) onBudget(beforeClick);
+      look({ ...whole });
+    });
     over.addEventListener(
       "wheel",
       (event) => {

@@ -42,6 +42,7 @@ def write_variant(folder: Path, *, device: str, speed: float) -> None:
         networks=(),
     )
     document = json.loads(source.contents[PARETO_FRONT])
+    document["points"] = [*document["points"][:-1:4], document["points"][-1]]  # enough to look at, and quicker to load
     for point in document["points"]:
         point["latency_ms"] /= speed
     kept = ("format_version", "files", "self_test")
