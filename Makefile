@@ -41,7 +41,7 @@ INSTALL_TORCH = $(INSTALL) $(TORCH_FLAGS) --requirement requirements/torch.txt
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help serve test coverage check format train bench lock clean distclean
+.PHONY: help serve test coverage check format train bench screenshots lock clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 - \2/p' $(firstword $(MAKEFILE_LIST)) | awk -F' - ' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -73,6 +73,9 @@ train: $(VENV)/.train.stamp $(VENV)/.project.stamp ## train the bundle that ship
 
 bench: $(VENV)/.train.stamp $(VENV)/.project.stamp ## compare the generator with search
 	"$(VENV)/bin/pnag" bench generator $(ARGS)
+
+screenshots: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## look at the page with Chromium, into docs/images
+	"$(PYTHON)" scripts/screenshots.py
 
 # ---- set-up ----------------------------------------------------------------------------------------------------------
 
