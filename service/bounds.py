@@ -38,10 +38,6 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
     body: bytes | None = scope.get("pnag.body")
     if body is not None:
         return body
-    headers = scope["pnag.headers"]
-    if b"content-length" not in headers and b"transfer-encoding" not in headers:
-        scope["pnag.body"] = b""
-        return b""
     message = await receive()
     body = message.get("body", b"")
     while message.get("more_body") and len(body) <= max_bytes:

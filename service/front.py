@@ -21,6 +21,9 @@ from service.security import Guard
 
 log = structlog.get_logger("pnag.http")
 
+CLOSE = (b"connection", b"close")
+"""Sent while the process is going away, so that callers connect anew, to another one."""
+
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,100}")
 
 
@@ -60,38 +63,61 @@ class Front:
             request_id = f"{self._prefix}-{next(self._numbers):x}"
         scope["pnag.request_id"] = request_id
         status = CLIENT_GONE
-
-        async def send_on(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
-                if self._lifecycle.is_draining:
-                    message["headers"].append((b"connection", b"close"))
-            await send(message)
-
         try:
             if self._guard is not None:
                 self._guard.check(scope)
             reply = await self._hot_path.answer(scope, receive)
             if reply is None:
-                await self._app(scope, receive, send_on)
+                status = await self._pass_on(scope, receive, send)
             else:
-                content = reply.content
+                status = 200
+                scope["pnag.cache"] = reply.cache
                 head = [
                     (b"content-type", b"application/json"),
-                    (b"content-length", b"%d" % len(content)),
+                    (b"content-length", b"%d" % len(reply.content)),
                     (b"x-cache", reply.cache.encode()),
+                    (b"x-request-id", request_id.encode()),
                 ]
-                await send_on({"type": "http.response.start", "status": 200, "headers": head})
-                await send({"type": "http.response.body", "body": content})
+                if self._lifecycle.is_draining:
+                    head.append(CLOSE)
+                await send({"type": "http.response.start", "status": 200, "headers": head})
+                await send({"type": "http.response.body", "body": reply.content})
         except ClientGoneError:
             pass
         except Exception as exc:
-            problem = problem_of(exc)
-            if problem.status == 500:
-                log.exception("request failed", request_id=request_id, path=scope["path"])
-            if status == CLIENT_GONE:  # nothing has been sent yet
-                await problem.response(request_id)(scope, receive, send_on)
+            status = await self._explain(exc, scope, receive, send)
         finally:
             self._request_log.note(scope, status, start)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> int:
+        """Let the layers behind answer; the status they answered with."""
+        status = 0
+
+        async def send_on(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", scope["pnag.request_id"].encode())]
+                if self._lifecycle.is_draining:
+                    message["headers"].append(CLOSE)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_on)
+        except Exception:
+            if not status:
+                raise  # nothing has been sent, so the caller can still be told
+            log.exception("request failed", request_id=scope["pnag.request_id"], path=scope["path"])
+        return status or CLIENT_GONE
+
+    async def _explain(self, exc: Exception, scope: Scope, receive: Receive, send: Send) -> int:
+        """Send the problem that an error amounts to; its status."""
+        problem = problem_of(exc)
+        if problem.status == 500:
+            log.exception("request failed", request_id=scope["pnag.request_id"], path=scope["path"])
+        response = problem.response(scope["pnag.request_id"])
+        response.headers["x-request-id"] = scope["pnag.request_id"]
+        if self._lifecycle.is_draining:
+            response.headers["connection"] = "close"
+        await response(scope, receive, send)
+        return problem.status

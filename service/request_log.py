@@ -31,16 +31,16 @@ class RequestLog:
     def note(self, scope: Scope, status: int, start: float) -> None:
         """Note that a request that came at `start` (perf_counter) has been answered."""
         now = perf_counter()
-        labels = (_route(scope), status, scope.get("pnag.cache", "-"))
+        labels = (scope.get("pnag.route") or _route(scope), status, scope.get("pnag.cache", "-"))
         series = self._series.get(labels)
         if series is None:  # looking it up at the library takes as long as the rest
             series = self._series[labels] = self._request_seconds.labels(*labels)
         series.observe(now - start)
-        if now >= self._second_ends:
-            self._second_ends, self._lines = now + 1, 0
-        if self._lines >= self._lines_per_s and status < 500:
+        if now < self._second_ends and self._lines >= self._lines_per_s and status < 500:
             self._left_out += 1
             return
+        if now >= self._second_ends:
+            self._second_ends, self._lines = now + 1, 0
         self._lines += 1
         self._tell(scope, labels, now - start)
 
@@ -68,5 +68,4 @@ class RequestLog:
 
 def _route(scope: Scope) -> str:
     """The route's template, so that ids and typing errors make no new time series."""
-    route: str | None = scope.get("pnag.route")
-    return route if route is not None else getattr(scope.get("route"), "path", "other")
+    return getattr(scope.get("route"), "path", "other")

@@ -1,5 +1,6 @@
 """Runs the application under uvicorn: sockets, worker processes, exit."""
 
+import gc
 import os
 import tempfile
 from contextlib import ExitStack
@@ -35,11 +36,19 @@ def serve(settings: Settings) -> None:
 
 
 def make_worker(settings: Settings) -> FastAPI:
-    """The application of one process."""
+    """The application of one process, with its bundles."""
+    # Imported in the process that serves: the parent of several workers needs none of it.
     from service.app import create_app
+    from service.metrics import forget_dead_workers
 
     configure_logs(settings)
-    return create_app(settings)
+    forget_dead_workers()
+    app = create_app(settings)
+    app.state.bundles.load_all()  # before the port answers, so that a bad bundle is a message and not a traceback
+    # What is loaded by now stays: the collector need not look at it again whenever requests have left enough behind.
+    gc.collect()
+    gc.freeze()
+    return app
 
 
 def _run(settings: Settings, sockets: list[socket]) -> None:
@@ -50,7 +59,6 @@ def _run(settings: Settings, sockets: list[socket]) -> None:
             Multiprocess(_config(settings, partial(make_worker, settings)), sockets).run()
         return
     app = make_worker(settings)
-    app.state.bundles.load_all()  # before the port answers, so that a bad bundle is a message and not a traceback
     server = uvicorn.Server(_config(settings, lambda: app))
     server.run(sockets)
     if not server.started:
@@ -65,7 +73,7 @@ def _config(settings: Settings, factory: partial[FastAPI] | object) -> uvicorn.C
         ws="none",
         workers=settings.workers,
         backlog=2048,
-        timeout_keep_alive=settings.keep_alive_s,
+        timeout_worker_healthcheck=60,
         timeout_graceful_shutdown=settings.grace_s,
         access_log=False,
         log_config=None,

@@ -67,7 +67,7 @@ class Settings(BaseSettings):
     receive_timeout_s: float = Field(
         default=10, gt=0, description="A connection that has not sent a whole request by then is closed."
     )
-    keep_alive_s: int = Field(default=75, ge=0, description="An idle connection is kept open for so long.")
+    keep_alive_s: float = Field(default=75, gt=0, description="An idle connection is kept open for so long.")
     max_connections: int = Field(default=4096, ge=1, description="Further connections are closed at once.")
     rate_limit_per_s: float = Field(
         default=0,
