@@ -71,8 +71,26 @@ train: $(VENV)/.train.stamp $(VENV)/.project.stamp ## train the bundle that ship
 	"$(VENV)/bin/pnag" train --space ofa-mobilenetv3-w1.0 --records "$(PNAG_DATA)/ofa_mbv3_w1.0_r224_imagenet.csv" \
 		--latency-table "$(LATENCY_TABLE)" --dataset ImageNet --out "$(TRAIN_OUT)"
 
-bench: $(VENV)/.train.stamp $(VENV)/.project.stamp ## compare the generator with search
-	"$(VENV)/bin/pnag" bench generator $(ARGS)
+bench: $(VENV)/.train.stamp $(VENV)/.project.stamp ## write docs/benchmarks.md: hours on two cores; what $BENCH_OUT has is not run again
+	@test -e "$(BENCH_OUT)/i7-8700K.json" || "$(VENV)/bin/pnag" latency import "$(PNAG_DATA)/i7-8700K_lut.yaml" \
+		--space ofa-mobilenetv3-w1.0 --only resolution=224 --device-name "Intel i7-8700K, 1 core" --out "$(BENCH_OUT)/i7-8700K.json"
+	$(BENCH_MACRO) --out "$(BENCH_OUT)/macro-macs" $(ARGS)
+	if [ -e "$(MACRO_TABLE)" ]; then $(BENCH_MACRO) --latency-table "$(MACRO_TABLE)" --out "$(BENCH_OUT)/macro-latency" $(ARGS); fi
+	$(BENCH_OFA) --latency-table "$(LATENCY_TABLE)" --out "$(BENCH_OUT)/ofa-measured" $(ARGS)
+	$(BENCH_OFA) --latency-table "$(BENCH_OUT)/i7-8700K.json" --out "$(BENCH_OUT)/ofa-i7" $(ARGS)
+	"$(VENV)/bin/pnag" bench evaluators --space ofa-mobilenetv3-w1.0 --records "$(OFA_RECORDS)" \
+		--latency-table "$(LATENCY_TABLE)" --out "$(BENCH_OUT)"
+	"$(VENV)/bin/pnag" bench records --records "$(MACRO_RECORDS)" --out "$(BENCH_OUT)"
+	"$(VENV)/bin/pnag" bench references --bundle bundles/ofa-mobilenetv3-w1.0-imagenet --out "$(BENCH_OUT)"
+	"$(VENV)/bin/pnag" bench page --results "$(BENCH_OUT)" --out docs/benchmarks.md
+
+BENCH_OUT ?= runs/bench
+MACRO_TABLE ?= $(firstword $(wildcard latency_tables/nas-bench-macro--*.json) none)
+MACRO_RECORDS = $(PNAG_DATA)/nas-bench-macro_cifar10.json
+OFA_RECORDS = $(PNAG_DATA)/ofa_mbv3_w1.0_r224_imagenet.csv
+BENCH_MACRO = "$(VENV)/bin/pnag" bench front --space nas-bench-macro --records "$(MACRO_RECORDS)" --truth "$(MACRO_RECORDS)" \
+	--num-records 500 --calls 1000 --samples 32
+BENCH_OFA = "$(VENV)/bin/pnag" bench front --paper --space ofa-mobilenetv3-w1.0 --records "$(OFA_RECORDS)"
 
 screenshots: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## look at the page with Chromium, into docs/images
 	"$(PYTHON)" scripts/screenshots.py

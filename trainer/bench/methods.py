@@ -209,8 +209,9 @@ def _macs_only(run: Run, _objective: RememberingObjective) -> Answerer:
     if problem.is_enumerable:
         tokens_ND = problem.everything()
         return _pool(tokens_ND, *free(tokens_ND))
+    rng = np.random.default_rng([run.seed, 0])
     archive = search_archive(
-        problem.space, problem.slack, free, run.config.archive, np.random.default_rng([run.seed, 0]), run.progress
+        problem.space, problem.slack, free, replace(run.config.archive, local_search_rounds=3), rng, run.progress
     )
     assert archive.tokens_ND is not None
     return _pool(archive.tokens_ND, archive.cost_N, archive.accuracy_N)
