@@ -26,7 +26,6 @@ SINGLE_PENALTY = 1e-3
 PAIR_PENALTIES = (0.1, 1.0, 10.0, 100.0)
 MAX_PARAMETERS = 3000
 """More than this, and only single decisions are fitted."""
-MIN_RECORDS = 10
 MAX_RATIOS = 1000
 _BLOCK = 4096
 
