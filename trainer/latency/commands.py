@@ -327,28 +327,68 @@ def _measure_networks(
     )
 
 
+@app.command(epilog="example: pnag latency kit --space ofa-mobilenetv3-w1.0 --only resolution=224 --out kit.zip")
+def kit(
+    space: SpaceOption,
+    out: Annotated[Path, typer.Option(help="the zip to write")],
+    only: OnlyOption = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 1,
+    num_calibration: Annotated[int, typer.Option(min=3, help="networks that calibrate")] = 10,
+    num_bounding: Annotated[int, typer.Option(min=0, help="further networks that set the bound")] = 40,
+    as_json: JsonOption = False,
+) -> None:
+    """Pack graphs and a script for a device that has only onnxruntime and numpy."""
+    from trainer.latency.kit import KitOptions, write_kit
+
+    manifest = write_kit(_space(space, only), out, KitOptions(num_calibration, num_bounding, batch_size))
+    size = out.stat().st_size
+    _print(
+        {
+            "kit": str(out),
+            "size_bytes": size,
+            "num_layers": len(manifest["layers"]),
+            "num_networks": len(manifest["networks"]),
+        },
+        as_json,
+        f"{out}: {len(manifest['layers'])} layers, {len(manifest['networks'])} networks, {size / 1e6:.2f} MB; "
+        "unzip it on the device and run measure.py",
+    )
+
+
 @app.command(
     "import",
     epilog="example: pnag latency import i7-8700K_lut.yaml --space ofa-mobilenetv3-w1.0 --only resolution=224 "
     "--device-name 'Intel i7-8700K, 1 core' --out i7.json",
 )
 def import_(
-    file: Annotated[Path, typer.Argument(help="a kit's measurements.json, or a YAML look-up table")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="a kit's measurements.json, what its run_perf_test.sh printed, or a YAML look-up table"),
+    ],
     space: SpaceOption,
     out: Annotated[Path, typer.Option(help="the table to write")],
     only: OnlyOption = None,
-    device_name: DeviceNameOption = None,
+    device_name: Annotated[
+        str | None, typer.Option(help="how to name the device (default: as measured, else from the file's name)")
+    ] = None,
+    coverage: Annotated[float, typer.Option(min=0.5, max=0.999, help="promised by default")] = 0.95,
     as_json: JsonOption = False,
 ) -> None:
     """Turn measurements from elsewhere into a latency table."""
+    from dataclasses import replace
+
     from trainer.latency import importers
     from trainer.latency import measure as measuring
 
     chosen = _space(space, only)
     if file.suffix in (".yaml", ".yml"):
         table = importers.import_yaml(file, chosen, device_name or file.stem)
+    elif importers.looks_like_perf_test(file):
+        table = importers.import_perf_test(file, chosen, device_name or file.stem, coverage)
     else:
-        table = importers.import_measurements(file, chosen)
+        table = importers.import_measurements(file, chosen, coverage)
+        if device_name is not None:
+            table = replace(table, device=replace(table.device, name=device_name))
     _warn(measuring.implausible_layers(chosen.distinct_layers(), table), table.host_load)
     table.save(out)
     _print(

@@ -5,7 +5,8 @@ and bias, as every inference export does. Weights are random but scaled so that 
 numbers are slow) nor saturate; latency does not depend on them otherwise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -23,6 +24,8 @@ IR_VERSION = 8
 """Both old enough for the onnxruntime wheels of Python 3.9."""
 
 CLOCK_SIZE = 96
+NUM_EXPONENTS = 8
+"""Weights have a standard deviation of 2^0 to 2^-7, so that graphs can share one file of them."""
 INPUT, OUTPUT = "input", "output"
 
 
@@ -54,8 +57,54 @@ def clock_graph() -> onnx.ModelProto:
     return builder.model()
 
 
-def chain_graph(layers: Sequence[Layer], *, batch_size: int = 1, seed: int = 0) -> onnx.ModelProto:
+@dataclass
+class SharedWeights:
+    """One file of random numbers for the weights of many graphs, so that a kit carries none.
+
+    Section k of the file holds counts[k] float32 numbers of standard deviation 2^-k. Within a graph no two weights
+    overlap: they would share the processor's cache as no real network's do.
+    """
+
+    file: str
+    counts: list[int]
+
+    @classmethod
+    def for_chains(cls, file: str, chains: Iterable[Sequence[Layer]]) -> "SharedWeights":
+        """As large as the hungriest of some chains of layers needs it."""
+        needed = [0] * NUM_EXPONENTS
+        for chain in chains:
+            taker = _Taker(cls(file, [1 << 40] * NUM_EXPONENTS))
+            chain_graph(chain, weights=taker)
+            needed = [max(pair) for pair in zip(needed, taker.used, strict=True)]
+        return cls(file, needed)
+
+
+class _Taker:
+    """Hands out places in a SharedWeights file for one graph."""
+
+    def __init__(self, shared: SharedWeights) -> None:
+        self._shared = shared
+        self.used = [0] * NUM_EXPONENTS
+
+    def tensor(self, name: str, shape: tuple[int, ...], exponent: int) -> onnx.TensorProto:
+        start = sum(self._shared.counts[:exponent]) + self.used[exponent]
+        count = int(np.prod(shape))
+        # Whole cache lines, as an allocator would place it.
+        self.used[exponent] += -(-count // 16) * 16
+        tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape)
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", self._shared.file), ("offset", 4 * start), ("length", 4 * count)):
+            tensor.external_data.add(key=key, value=str(value))
+        return tensor
+
+
+def chain_graph(
+    layers: Sequence[Layer], *, batch_size: int = 1, seed: int = 0, weights: "SharedWeights | _Taker | None" = None
+) -> onnx.ModelProto:
     """Layers in a row, each fed by the one before.
+
+    Args:
+        weights: where the graph finds its weights instead of carrying them.
 
     Raises:
         SearchSpaceError: if there are none, or one cannot take what the one before it gives.
@@ -63,7 +112,8 @@ def chain_graph(layers: Sequence[Layer], *, batch_size: int = 1, seed: int = 0) 
     if not layers:
         raise SearchSpaceError("no layers to build a graph from; an architecture has at least one")
     first = layers[0]
-    builder = _Builder((batch_size, first.in_channels, first.input_size, first.input_size), seed)
+    taker = _Taker(weights) if isinstance(weights, SharedWeights) else weights
+    builder = _Builder((batch_size, first.in_channels, first.input_size, first.input_size), seed, taker)
     size, channels = first.input_size, first.in_channels
     for layer in layers:
         if (layer.input_size, layer.in_channels) != (size, channels):
@@ -84,7 +134,9 @@ def _normal_pool() -> NDArray[np.float32]:
 class _Builder:
     """Appends nodes to a graph; `tensor` names the current end, `shape` is its shape."""
 
-    def __init__(self, shape: tuple[int, ...], seed: int) -> None:
+    def __init__(self, shape: tuple[int, ...], seed: int, taker: _Taker | None = None) -> None:
+        self._taker = taker
+        self._excess = 0.0
         self.tensor = INPUT
         self.shape = shape
         self._input_shape = shape
@@ -175,10 +227,18 @@ class _Builder:
         return name
 
     def weight(self, shape: tuple[int, ...], scale: float) -> str:
+        """Add random weights of a standard deviation near `scale`: a power of two, the next making up for rounding."""
+        wanted = -float(np.log2(scale)) + self._excess
+        exponent = min(max(round(wanted), 0), NUM_EXPONENTS - 1)
+        if len(shape) > 1:  # a bias does not multiply
+            self._excess = wanted - exponent if abs(wanted - exponent) <= 0.5 else 0.0
+        name = f"weight{len(self._weights)}"
+        if self._taker is not None:
+            self._weights.append(self._taker.tensor(name, shape, exponent))
+            return name
         pool = _normal_pool()
         start = int(self._rng.integers(len(pool)))
-        values = np.resize(np.roll(pool, -start), shape) * np.float32(scale)
-        name = f"weight{len(self._weights)}"
+        values = np.resize(np.roll(pool, -start), shape) * np.float32(2.0**-exponent)
         self._weights.append(helper.make_tensor(name, TensorProto.FLOAT, shape, values.tobytes(), raw=True))
         return name
 

@@ -4,45 +4,128 @@ A layer that the file lacks is an error that names it; nothing is filled in.
 """
 
 import logging
+import re
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from models.errors import LatencyTableError, MissingLayerError
+from models.errors import BudgetError, LatencyTableError, MissingLayerError
 from models.files import is_number
 from models.latency_table import Device, LatencyTable, LayerLatency
 from models.layers import Layer
 from models.search_space import SearchSpace
+from trainer.latency import fit
 from trainer.latency.measure import SECONDS_SUSPECTED_BELOW_MS, Measurements, to_table
 
 logger = logging.getLogger(__name__)
 
 MAX_NAMED = 5
+PERF_TEST_MARK = "### pnag "
 
 
-def import_measurements(path: Path, space: SearchSpace) -> LatencyTable:
+def import_measurements(path: Path, space: SearchSpace, coverage: float = 0.95) -> LatencyTable:
     """The table of a kit's (or an interrupted run's) measurements.json; a file cut off half-way gives what it holds.
+
+    Calibrated and bounded where the file holds enough whole networks; what it lacks is said on stderr.
 
     Raises:
         LatencyTableError: if it is for another space, or holds no finished layer.
     """
-    measurements = Measurements.load(path)
+    return _table_of(Measurements.load(path), space, coverage, path.name)
+
+
+def import_perf_test(path: Path, space: SearchSpace, device_name: str, coverage: float = 0.95) -> LatencyTable:
+    """The table of what `run_perf_test.sh` of a kit printed: each pass's fastest run counts as a round.
+
+    Raises:
+        LatencyTableError: if the text is no such output, or not of `space`.
+    """
+    try:
+        text = path.read_text(errors="replace")
+    except OSError as exc:
+        raise LatencyTableError(f"{path}: cannot read the output ({exc.strerror})") from None
+    return _table_of(_parse_perf_test(text, device_name, path.name), space, coverage, path.name)
+
+
+def looks_like_perf_test(path: Path) -> bool:
+    """Whether a file begins as `run_perf_test.sh` begins its output."""
+    try:
+        with path.open(errors="replace") as file:
+            return file.read(len(PERF_TEST_MARK)) == PERF_TEST_MARK
+    except OSError:
+        return False
+
+
+def _parse_perf_test(text: str, device_name: str, name: str) -> Measurements:
+    header = re.match(
+        re.escape(PERF_TEST_MARK) + r"space=(\S+) batch_size=(\d+) precision=(\S+) threads=(\d+) provider=(\S+)", text
+    )
+    if header is None:
+        raise LatencyTableError(
+            f"{name}: does not begin with {PERF_TEST_MARK!r}; give the whole output of run_perf_test.sh"
+        )
+    space, batch_size, precision, threads, provider = header.groups()
+    device = {
+        "name": device_name,
+        "runtime": "onnxruntime",
+        "execution_provider": provider,
+        "threads": int(threads),
+        "batch_size": int(batch_size),
+        "precision": precision,
+    }
+    measurements = Measurements(space, device)
+    sections = re.split(r"^### (overhead|layers|networks|calibration) (.+)$", text, flags=re.MULTILINE)[1:]
+    for group, entry, output in zip(sections[::3], sections[1::3], sections[2::3], strict=True):
+        if group == "calibration":
+            measurements.calibration.append(entry.strip())
+            continue
+        figure = re.search(r"Min Latency:? (?:is )?([-+.\deE]+) ?s", output)
+        if figure is None:
+            logger.warning(
+                "%s: %s %s has no `Min Latency` (it did not run, or without -s); left out", name, group, entry
+            )
+            continue
+        getattr(measurements, group).setdefault(entry.strip(), []).append((float(figure[1]) * 1000, 0.0))
+    return measurements
+
+
+def _table_of(measurements: Measurements, space: SearchSpace, coverage: float, name: str) -> LatencyTable:
     if measurements.space != space.name:
-        raise LatencyTableError(f"{path.name}: was measured for space {measurements.space!r}, not {space.name!r}")
+        raise LatencyTableError(f"{name}: was measured for space {measurements.space!r}, not {space.name!r}")
     known = {layer.key for layer in space.distinct_layers()}
     unknown = [key for key in measurements.layers if key not in known]
     if unknown:
         raise LatencyTableError(
-            f"{path.name}: layer {unknown[0]} is not one of {space.name} ({len(unknown)} such); "
+            f"{name}: layer {unknown[0]} is not one of {space.name} ({len(unknown)} such); "
             "was the kit made by another version, or for other options (--only)?"
         )
     missing = len(known) - len(measurements.layers)
     if missing:
         logger.warning(
             "%s holds %d of %d layers; run the kit again to go on, then import again",
-            path.name, len(measurements.layers), len(known),
+            name, len(measurements.layers), len(known),
         )  # fmt: skip
-    return to_table(measurements, source=path.name)
+    return _fitted(to_table(measurements, source=name), space, measurements, coverage)
+
+
+def _fitted(table: LatencyTable, space: SearchSpace, measurements: Measurements, coverage: float) -> LatencyTable:
+    """Calibrated and bounded by the networks that were measured along, as far as they go."""
+    measured = {e: fit.network_latency(e, samples) for e, samples in measurements.networks.items()}
+    usable = {e: n for e, n in measured.items() if all(layer.key in table.layers for layer in space.layers(e))}
+    calibrating = [n for e, n in usable.items() if e in measurements.calibration]
+    bounding = [n for e, n in usable.items() if e not in measurements.calibration]
+    if len(calibrating) < fit.MIN_CALIBRATION_NETWORKS:
+        if measurements.calibration:
+            logger.warning("%d calibration networks are done; the table stays uncalibrated", len(calibrating))
+        return table
+    table = fit.calibrate(table, space, calibrating)
+    try:
+        table = fit.bound(table, space, bounding, coverage)
+    except BudgetError as exc:
+        logger.warning("no bound: %s", exc)
+        bounding = []
+    return replace(table, networks=(*calibrating, *bounding))
 
 
 def import_yaml(path: Path, space: SearchSpace, device_name: str) -> LatencyTable:

@@ -45,6 +45,8 @@ class Measurements:
     host_load: dict[str, Any] | None = None
     measured_at: str | None = None
     is_complete: bool = False
+    calibration: list[str] = field(default_factory=list)
+    """Of the networks those that a kit means to calibrate with; the others are for the bound."""
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all."""
@@ -57,6 +59,7 @@ class Measurements:
                 "space": self.space,
                 "device": self.device,
                 "complete": self.is_complete,
+                "calibration": self.calibration,
                 "measured_at": self.measured_at,
                 "host_load": self.host_load,
                 **{
@@ -96,6 +99,7 @@ class Measurements:
             host_load=document.get("host_load"),
             measured_at=document.get("measured_at"),
             is_complete=document.get("complete") is True,
+            calibration=[str(encoding) for encoding in document.get("calibration") or ()],
             **{
                 group: _parse_samples(document.get(group), f"{path.name}: {group}")
                 for group in ("layers", "networks", "overhead")
@@ -158,11 +162,14 @@ def measure(
             measurements.save(save_to)
 
     with kit_script.pinned(setup.threads) as is_pinned:
-        if setup.on_cpu and "probe" not in hooks:
-            hooks["probe"] = kit_script.open_session(Item(kit_script.PROBE, 0, _probe_model), Setup())
-        measurements.is_complete = kit_script.time_interleaved(
-            items, setup, plan, samples, save=save, progress=progress, **hooks
-        )
+        try:
+            if setup.on_cpu and "probe" not in hooks:
+                hooks["probe"] = kit_script.open_session(Item(kit_script.PROBE, 0, _probe_model), Setup())
+            measurements.is_complete = kit_script.time_interleaved(
+                items, setup, plan, samples, save=save, progress=progress, **hooks
+            )
+        except kit_script.SetupError as exc:
+            raise LatencyTableError(str(exc)) from None
         assert measurements.host_load is not None
         measurements.host_load["pinned"] = is_pinned
     if save_to:
