@@ -67,7 +67,7 @@ format: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## rewrite the code as check w
 	"$(VENV)/bin/ruff" format
 	"$(VENV)/bin/ruff" check --fix
 
-train: $(VENV)/.train.stamp $(VENV)/.project.stamp ## train the bundle that ships, into $TRAIN_OUT (about 3 minutes on two cores)
+train: $(VENV)/.train.stamp $(VENV)/.project.stamp ## train the bundle that ships, into $TRAIN_OUT (about a minute on one core)
 	"$(VENV)/bin/pnag" train --space ofa-mobilenetv3-w1.0 --records "$(PNAG_DATA)/ofa_mbv3_w1.0_r224_imagenet.csv" \
 		--latency-table "$(LATENCY_TABLE)" --dataset ImageNet --out "$(TRAIN_OUT)"
 
