@@ -762,8 +762,7 @@ async function copy(button, text) {
 const themes = ["auto", "light", "dark"];
 function showTheme() {
   const { theme } = document.documentElement.dataset;
-  $("theme").textContent = { auto: "Auto", light: "Light", dark: "Dark" }[theme];
-  $("theme").setAttribute("aria-label", { auto: "Auto theme, as the system", light: "Light theme", dark: "Dark theme" }[theme]);
+  $("theme").textContent = `Theme: ${theme}`;
   chart.recolour();
 }
 

@@ -609,7 +609,7 @@ function readColours(root) {
   };
   const names = ["ink", "soft", "hair", "paper", "surface", "accent", "faint", "plain", "band", "margin", "cloud", "veil"];
   const colours = Object.fromEntries(names.map((name) => [name, of(name)]));
-  const style = getComputedStyle(probe);
+  const { fontFamily } = getComputedStyle(probe);
   probe.remove();
-  return { ...colours, fontFamily: style.fontFamily, fontSize: "12px" };
+  return { ...colours, fontFamily, fontSize: "12px" };
 }

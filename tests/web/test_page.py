@@ -560,12 +560,12 @@ def test_dark_is_dark_and_a_choice_of_theme_lasts(new_page: Callable[..., Page])
     page.emulate_media(color_scheme="dark")
     dark = page.evaluate(background)
     assert light != dark
-    page.get_by_role("button", name="Auto theme").click()
+    page.get_by_role("button", name="Theme: auto").click()
     assert page.evaluate(background) == light
     page.reload()
     page.wait_for_selector(SETTLED)
     assert page.evaluate(background) == light
-    expect(page.get_by_role("button", name="Light theme")).to_be_visible()
+    expect(page.get_by_role("button", name="Theme: light")).to_be_visible()
 
 
 def test_the_keyboard_is_enough(context: BrowserContext, new_page: Callable[..., Page], service: Service) -> None:
