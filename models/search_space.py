@@ -304,6 +304,19 @@ class SearchSpace(ABC):
             for d in self.decisions
         )
 
+    @cached_property
+    def _activity_masks(self) -> tuple[tuple[tuple[int, NDArray[np.bool_]], ...], ...]:
+        """`_activity` with the tokens as a mask, whose last two places stand for too large and for inactive."""
+        masks = []
+        for conditions in self._activity:
+            row = []
+            for parent, allowed in conditions:
+                mask = np.zeros(len(self.decisions[parent].options) + 2, dtype=np.bool_)
+                mask[allowed.astype(np.int64)] = True
+                row.append((parent, mask))
+            masks.append(tuple(row))
+        return tuple(masks)
+
     def is_active(self, index: int, tokens: Tokens | Mapping[int, int]) -> bool:
         """Whether a decision counts, given the tokens of the decisions it depends on."""
         return all(tokens[parent] in allowed for parent, allowed in self._activity[index])
@@ -320,11 +333,12 @@ class SearchSpace(ABC):
         return found
 
     def _canonical_and_active(self, tokens_BD: Tokens) -> tuple[Tokens, NDArray[np.bool_]]:
-        tokens_BD = tokens_BD.copy()
+        # Out of range stays out of range, but can be looked up. np.isin costs 50 us a decision, even for one row.
+        tokens_BD = np.clip(tokens_BD, INACTIVE, self.num_options_D)
         active_BD = np.ones(tokens_BD.shape, dtype=np.bool_)
-        for index, conditions in enumerate(self._activity):
-            for parent, allowed in conditions:
-                active_BD[:, index] &= np.isin(tokens_BD[:, parent], allowed)
+        for index, conditions in enumerate(self._activity_masks):
+            for parent, is_allowed in conditions:
+                active_BD[:, index] &= is_allowed[tokens_BD[:, parent]]
             if conditions:
                 tokens_BD[~active_BD[:, index], index] = INACTIVE
         return tokens_BD, active_BD
@@ -362,7 +376,7 @@ class SearchSpace(ABC):
             seen.add(decision.name)
 
 
-_DERIVED = {"num_options_D", "num_architectures", "_index", "_activity"}
+_DERIVED = {"num_options_D", "num_architectures", "_index", "_activity", "_activity_masks"}
 """Cached properties that a restricted copy must compute anew."""
 
 
