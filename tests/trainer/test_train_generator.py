@@ -216,6 +216,19 @@ def test_entropy_is_that_of_the_active_decisions_options_that_fit() -> None:
     torch.testing.assert_close(log_prob, generator.log_prob(tokens, limits))
 
 
+def test_log_probabilities_leave_inactive_decisions_out_even_where_the_slack_table_would_not() -> None:
+    """The table gives an inactive decision one way to go, of probability 1: so the mask is tried without it."""
+    space = get_space("ofa-mobilenetv3-w1.0").restrict({"resolution": (224,)})
+    slack = SlackTable.build(space, [LayerCost(space, lambda layer: layer.macs / 1e6)])
+    generator = Generator(space, replace(slack, steps_RK=np.zeros_like(slack.steps_RK)), 80.0, 600.0, 4, 4)
+    with torch.no_grad():
+        generator.head_DHC.zero_()
+    tokens = space.sample(6, np.random.default_rng(0))
+    choices = np.where(tokens != INACTIVE, np.log(space.num_options_D), 0.0)
+    log_prob = generator.log_prob(tokens, np.full((6, 1), NO_LIMIT, dtype=np.float32))
+    np.testing.assert_allclose(log_prob.detach().numpy(), -choices.sum(axis=1), rtol=1e-5)
+
+
 def test_an_allowance_is_never_overdrawn() -> None:
     objective = RememberingObjective(COST, _accuracy, limit=70)
     train_generator(SPACE, SLACK, objective, _config("elite-imitation"), SILENT)
