@@ -31,7 +31,8 @@ COLOURS = {
     "exhaustive": "#212529",
 }
 _GREY, _INK = "#ced4da", "#343a40"
-_REGRET_FLOOR = 1e-4
+_LINEAR_BELOW = 0.01
+"""Regrets below this are drawn to a linear scale, so that none at all has its place."""
 
 
 def draw_all(problem: Problem, reference: Reference, runs: Sequence[Answers], folder: Path) -> list[Path]:
@@ -80,10 +81,10 @@ def _cloud(problem: Problem) -> tuple[Floats, Floats]:
 def _label_axes(axes: Axes, problem: Problem, title: str) -> None:
     axes.set_xlabel("latency, ms" if problem.unit == "ms" else "multiply-accumulates, millions", color=_INK)
     axes.set_ylabel("predicted top-1, %", color=_INK)
-    axes.set_title(title, loc="left", fontsize=11, color=_INK, fontweight="bold")
+    axes.set_title(title, loc="left", fontsize=11, color=_INK, fontweight="bold", pad=18)
     axes.text(
-        1.0, 1.01, _short(f"{problem.space.name}, {problem.device}"), transform=axes.transAxes, ha="right", va="bottom",
-        fontsize=7, color="#868e96",
+        0.0, 1.015, f"{problem.space.name}, {problem.device}", transform=axes.transAxes, va="bottom", fontsize=8,
+        color="#868e96",
     )  # fmt: skip
 
 
@@ -126,20 +127,22 @@ def _regret(problem: Problem, reference: Reference, runs: Sequence[Answers]) -> 
     figure, axes = _figure()
     edge = problem.low + CLIFF_FRACTION * (problem.high - problem.low)
     axes.axvspan(problem.low, edge, color="#fff3bf", linewidth=0, zorder=0)
-    axes.text((problem.low + edge) / 2, 1.0, f"cheapest\n{CLIFF_FRACTION:.0%}", transform=axes.get_xaxis_transform(),
-              fontsize=7, va="bottom", ha="center", color="#e67700")  # fmt: skip
+    axes.text((problem.low + edge) / 2, 0.98, f"cheapest {CLIFF_FRACTION:.0%} of the range", rotation=90, va="top",
+              transform=axes.get_xaxis_transform(), fontsize=7, ha="center", color="#e67700")  # fmt: skip
     for name in dict.fromkeys(a.method for a in runs):
         if name == "exhaustive":
             continue
         mine = [regret_by_budget(problem, reference, a) for a in runs if a.method == name]
-        mean = np.maximum(np.mean(mine, axis=0), _REGRET_FLOOR)
+        mean = np.mean(mine, axis=0)
         is_ours = name.startswith(OURS)
         axes.plot(problem.budgets_B, mean, color=COLOURS[name], linewidth=2.2 if is_ours else 1.3, label=name,
                   marker="o", markersize=2.5, zorder=5 if is_ours else 3)  # fmt: skip
-    axes.set_yscale("log")
-    axes.set_ylim(bottom=_REGRET_FLOOR * 0.8)
+    axes.set_yscale("symlog", linthresh=_LINEAR_BELOW, linscale=0.6)
+    ticks = [0, 0.01, 0.1, 1, 10]
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_ylim(bottom=-0.1 * _LINEAR_BELOW)
     _label_axes(axes, problem, "Regret against budget, mean over seeds")
-    axes.set_ylabel(f"points below the best known ({_REGRET_FLOOR:g} = none)", color=_INK)
+    axes.set_ylabel("points below the best known", color=_INK)
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     return figure
 
@@ -174,7 +177,3 @@ def _against_nas_mo(problem: Problem, reference: Reference, first: dict[str, Ans
     _label_axes(axes, problem, "PNAG's front against NAS-MO's, same evaluator, same calls")
     axes.legend(frameon=False, fontsize=9, loc="lower right")
     return figure
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 70 else text[:69] + "…"
