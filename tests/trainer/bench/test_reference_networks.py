@@ -22,7 +22,9 @@ def test_sizes_are_the_published_ones(network: ReferenceNetwork) -> None:
 
 @pytest.mark.parametrize("network", REFERENCE_NETWORKS[:5], ids=lambda n: n.name)
 def test_the_graph_runs_and_classifies(network: ReferenceNetwork) -> None:
-    session = onnxruntime.InferenceSession(network.build().model, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(network.build().model, options, providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {"input": np.ones((1, 3, 224, 224), dtype=np.float32)})
     assert logits.shape == (1, 1000)
     assert np.isfinite(logits).all()
