@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from trainer.bench.problem import Problem
+    from trainer.latency.kit_script import Progress as Measured
     from trainer.progress import Progress
 
 app = typer.Typer(no_args_is_help=True, help="Comparisons: tables, JSON, Markdown and plots.")
@@ -192,6 +193,42 @@ def page(
     from trainer.bench.page import write_page
 
     typer.echo(f"{write_page(results, out)}")
+
+
+@app.command(epilog="Example: pnag bench latency --bundle bundles/ofa-mobilenetv3-w1.0-imagenet")
+def latency(
+    bundle: Annotated[Path, typer.Option(help="The bundle to ask; run this on its device.")],
+    answers: Annotated[int, typer.Option(min=2, help="Random budgets to ask.")] = 100,
+    rounds: Annotated[int, typer.Option(min=4, help="Rounds per network at most.")] = 40,
+    seed: Annotated[int, typer.Option(help="Of the budgets.")] = 0,
+    as_json: _Json = False,
+) -> None:
+    """Build answers as networks, time them here, and count the budgets they break."""
+    from models.bundle import Bundle
+    from trainer.bench.answers import ask, figures, measure_answers
+    from trainer.progress import show_progress
+
+    loaded = Bundle.load(bundle)
+    asked = ask(loaded, answers, seed)
+    partial = bundle.with_name(f"{bundle.name}.answers.partial")
+    with show_progress() as progress, progress.stage("answers", answers * rounds) as stage:
+        done = 0
+
+        def step(now: "Measured") -> None:
+            nonlocal done
+            stage.step(now.done - done)
+            done = now.done
+
+        measured, host_load = measure_answers(loaded, asked, rounds, partial, step)
+    result = figures(measured)
+    _print(
+        {**result, "host_load": host_load},
+        as_json,
+        f"{result['num_answers']} answers at coverage {result['coverage']:g}: {result['over_budget_percent']:g} % over "
+        f"budget ({result['over_budget_in_slow_stretches_percent']:g} % in the slowest stretches), "
+        f"{result['budget_used_percent']:.1f} % of the budget used; prediction: MAPE "
+        f"{result['prediction']['mape_percent']:.2f} %, tau {result['prediction']['kendall_tau']:.3f}",
+    )
 
 
 def _problem(

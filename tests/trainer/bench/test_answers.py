@@ -24,7 +24,7 @@ def test_every_answer_is_measured_once_and_a_break_loses_nothing(here: Bundle, t
     partial = tmp_path / "answers.partial"
     done: list[int] = []
 
-    def stop_early(progress: object) -> None:
+    def stop_early(_: object) -> None:
         done.append(1)
         if len(done) == 3:
             raise KeyboardInterrupt
