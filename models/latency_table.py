@@ -120,6 +120,8 @@ class LatencyTable:
     overhead_ms: float = 0.0
     calibration: Calibration | None = None
     check: Mapping[str, Any] | None = None
+    drift: Mapping[str, Any] | None = None
+    """What `pnag latency drift` last found."""
     upper_bound: UpperBound | None = None
     learned: LearnedLatency | None = None
     """A device learnt from whole networks; predicts in the layers' stead where it is there."""
@@ -242,6 +244,7 @@ class LatencyTable:
             "calibration": None,
             "learned": self.learned.to_dict() if self.learned else None,
             "check": dict(self.check) if self.check is not None else None,
+            "drift": dict(self.drift) if self.drift is not None else None,
             "upper_bound": None,
             "networks": [asdict(network) for network in self.networks],
             "measured_at": self.measured_at,
@@ -307,6 +310,7 @@ class LatencyTable:
             overhead_ms=_non_negative(document.get("overhead_ms", 0.0), f"{name}: overhead_ms"),
             calibration=_parse_calibration(document.get("calibration"), name),
             check=document.get("check"),
+            drift=document.get("drift"),
             upper_bound=_parse_upper_bound(document.get("upper_bound"), name),
             networks=_parse_networks(document.get("networks", []), name),
             measured_at=document.get("measured_at"),

@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,7 @@ import typer
 if TYPE_CHECKING:
     from models.latency_table import LatencyTable, NetworkLatency
     from models.search_space import SearchSpace
-    from trainer.latency.kit_script import Progress
+    from trainer.latency.kit_script import Progress, Setup
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,6 +35,16 @@ RoundsOption = Annotated[int, typer.Option(min=1, help="rounds per graph at most
 StopOption = Annotated[
     float | None, typer.Option(min=0, help="stop in good order after so many seconds; the same command goes on")
 ]
+
+
+class Precision(StrEnum):
+    """What numbers the network computes with."""
+
+    FP32 = "fp32"
+    INT8 = "int8"
+
+
+PrecisionOption = Annotated[Precision, typer.Option(help="int8 is static QDQ quantisation, weights per channel")]
 DeviceNameOption = Annotated[
     str | None, typer.Option(help="how to name the device (default: processor, threads, runtime)")
 ]
@@ -49,6 +60,7 @@ def measure(
     batch_size: Annotated[int, typer.Option(min=1)] = 1,
     rounds: RoundsOption = 60,
     execution_provider: Annotated[str, typer.Option(help="as onnxruntime names it")] = "CPUExecutionProvider",
+    precision: PrecisionOption = Precision.FP32,
     device_name: DeviceNameOption = None,
     out: Annotated[
         Path | None,
@@ -64,7 +76,7 @@ def measure(
     from trainer.latency import kit_script
     from trainer.latency import measure as measuring
 
-    setup = kit_script.Setup(threads, batch_size, execution_provider)
+    setup = kit_script.Setup(threads, batch_size, execution_provider, precision.value)
     chosen = _space(space, only)
     device = kit_script.describe_device(setup, device_name)
     path = out or Path("latency_tables") / f"{chosen.name}--{measuring.slug(device['name'])}.json"
@@ -282,19 +294,10 @@ def check(
     )
 
 
-def _measure_networks(
-    table: "LatencyTable",
-    space: "SearchSpace",
-    encodings: list[str],
-    partial: Path,
-    rounds: int,
-    stop_after_s: float | None,
-) -> tuple[list["NetworkLatency"], dict[str, Any]]:
-    """Measure whole networks on the table's own device; raises LatencyTableError if this is another one."""
+def _setup_of(table: "LatencyTable") -> tuple["Setup", dict[str, Any]]:
+    """How the table was measured, and this machine measured so; raises LatencyTableError if it is another one."""
     from models.errors import LatencyTableError
-    from trainer.latency import fit as fitting
     from trainer.latency import kit_script
-    from trainer.latency import measure as measuring
 
     device = table.device
     if None in (device.threads, device.batch_size, device.execution_provider, device.precision):
@@ -310,6 +313,24 @@ def _measure_networks(
             f"the table was measured on {device.processor!r}, this is {here['processor']!r}; run it there, "
             "or fit it from whole networks with --records"
         )
+    return setup, here
+
+
+def _measure_networks(
+    table: "LatencyTable",
+    space: "SearchSpace",
+    encodings: list[str],
+    partial: Path,
+    rounds: int,
+    stop_after_s: float | None,
+) -> tuple[list["NetworkLatency"], dict[str, Any]]:
+    """Measure whole networks on the table's own device; raises LatencyTableError if this is another one."""
+    from models.errors import LatencyTableError
+    from trainer.latency import fit as fitting
+    from trainer.latency import kit_script
+    from trainer.latency import measure as measuring
+
+    setup, here = _setup_of(table)
     measurements = _resume(partial, space, here)
     plan = kit_script.Plan(rounds=rounds, min_rounds=rounds // 2, stop_after_s=stop_after_s)
     with _progress(f"{len(encodings)} networks", (len(encodings) + 2) * rounds) as progress:
@@ -333,6 +354,7 @@ def kit(
     out: Annotated[Path, typer.Option(help="the zip to write")],
     only: OnlyOption = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 1,
+    precision: PrecisionOption = Precision.FP32,
     num_calibration: Annotated[int, typer.Option(min=3, help="networks that calibrate")] = 10,
     num_bounding: Annotated[int, typer.Option(min=0, help="further networks that set the bound")] = 40,
     as_json: JsonOption = False,
@@ -340,7 +362,9 @@ def kit(
     """Pack graphs and a script for a device that has only onnxruntime and numpy."""
     from trainer.latency.kit import KitOptions, write_kit
 
-    manifest = write_kit(_space(space, only), out, KitOptions(num_calibration, num_bounding, batch_size))
+    manifest = write_kit(
+        _space(space, only), out, KitOptions(num_calibration, num_bounding, batch_size, precision.value)
+    )
     size = out.stat().st_size
     _print(
         {
@@ -396,6 +420,50 @@ def import_(
         as_json,
         f"{out}: {len(table.layers)} layers of {table.device.name}",
     )
+
+
+@app.command(epilog="example: pnag latency drift --latency-table latency_table.json")
+def drift(
+    latency_table: TableOption,
+    num_layers: Annotated[int, typer.Option(min=1, help="layers to measure again")] = 8,
+    rounds: RoundsOption = 60,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a handful of layers again and say whether the table still holds (exit 1 if not); goes into the table."""
+    from dataclasses import replace
+
+    from models.errors import LatencyTableError
+    from models.latency_table import LatencyTable
+    from models.spaces.registry import get_space
+    from trainer.latency import drift as drifting
+    from trainer.latency import fit as fitting
+    from trainer.latency import kit_script
+    from trainer.latency import measure as measuring
+
+    table = LatencyTable.load(latency_table)
+    space = table.measured_space(get_space(table.space))
+    layers, networks = drifting.choose_layers(table, space, num_layers), fitting.anchors(table)
+    if not layers and not networks:
+        raise LatencyTableError(f"{latency_table} was learnt from records and holds nothing to measure again")
+    setup, device = _setup_of(table)
+    measurements = measuring.Measurements(space.name, device)
+    plan = kit_script.Plan(rounds=rounds)
+    with _progress(f"{len(layers)} layers", (len(layers) + len(networks) + 2) * rounds) as progress:
+        measuring.measure(
+            measurements, setup, plan, layers=layers, networks={e: space.layers(e) for e in networks}, progress=progress
+        )
+    found = drifting.report(table, layers, measurements)
+    replace(table, drift=found).save(latency_table)
+    _warn([], measurements.host_load)
+    moved = [
+        f"{what} {found[key]:+.1f} %"
+        for what, key in (("layers", "layers_percent"), ("networks", "networks_percent"), ("clock", "clock_percent"))
+        if found[key] is not None
+    ]
+    verdict = "still holds" if found["holds"] else f"no longer holds; worst is {found['worst_layer']}"
+    _print({"latency_table": str(latency_table), **found}, as_json, f"{latency_table} {verdict}: {', '.join(moved)}")
+    if not found["holds"]:
+        raise typer.Exit(1)
 
 
 @app.command(epilog="example: pnag latency predict --latency-table latency_table.json --records rows.csv > out.csv")

@@ -24,6 +24,7 @@ from trainer.latency import graphs, kit_script
 from trainer.latency.importers import PERF_TEST_MARK
 from trainer.latency.measure import AS_USER, BOUND
 from trainer.latency.networks import stratified
+from trainer.latency.quantize import quantize
 
 SCRIPT, MANIFEST, WEIGHTS = "measure.py", "kit.json", "weights.bin"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -37,6 +38,7 @@ class KitOptions:
     num_calibration: int = 10
     num_bounding: int = 40
     batch_size: int = 1
+    precision: str = "fp32"
     seed: int = 0
 
 
@@ -45,26 +47,33 @@ def write_kit(space: SearchSpace, path: Path, options: KitOptions) -> dict[str, 
     layers = {layer.key: [layer] for layer in space.distinct_layers()}
     calibrating, bounding = choose_networks(space, options)
     networks = {encoding: space.layers(encoding) for encoding in (*calibrating, *bounding)}
-    shared = graphs.SharedWeights.for_chains(WEIGHTS, [*layers.values(), *networks.values()])
+    # Quantised weights are part of the graph, and a quarter of the size.
+    shared = None
+    if options.precision == "fp32":
+        shared = graphs.SharedWeights.for_chains(WEIGHTS, [*layers.values(), *networks.values()])
     files: dict[str, bytes] = {}
+    sizes: dict[str, int] = {}
 
     def add(name: str, chain: Sequence[Layer]) -> str:
+        file = f"graphs/{name}.onnx"
         model = graphs.chain_graph(chain, batch_size=options.batch_size, weights=shared)
-        files[f"graphs/{name}.onnx"] = model.SerializeToString()
-        return f"graphs/{name}.onnx"
+        files[file] = model.SerializeToString() if shared else quantize(model)
+        sizes[file] = 4 * sum(layer.params for layer in chain)
+        return file
 
     files["graphs/empty.onnx"] = graphs.empty_graph().SerializeToString()
     files["graphs/clock.onnx"] = graphs.clock_graph().SerializeToString()
     manifest: dict[str, Any] = {
         "space": space.name,
         "batch_size": options.batch_size,
-        "precision": "fp32",
+        "precision": options.precision,
         "clock": "graphs/clock.onnx",
-        "weights": {"file": f"graphs/{WEIGHTS}", "counts": shared.counts},
+        "weights": {"file": f"graphs/{WEIGHTS}", "counts": shared.counts} if shared else None,
         "overhead": {BOUND: "graphs/empty.onnx", AS_USER: "graphs/empty.onnx"},
         "layers": {key: add(f"layer-{i:04d}", chain) for i, (key, chain) in enumerate(layers.items())},
         "networks": {e: add(f"network-{i:04d}", chain) for i, (e, chain) in enumerate(networks.items())},
         "calibration": calibrating,
+        "size_bytes": sizes,
     }
     files[MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
     files[SCRIPT] = Path(kit_script.__file__).read_bytes()
@@ -99,6 +108,8 @@ def _perf_test_script(manifest: dict[str, Any]) -> str:
     space, batch_size, precision = manifest["space"], manifest["batch_size"], manifest["precision"]
     head = f"{PERF_TEST_MARK}space={space} batch_size={batch_size} precision={precision}"
     calibrating = "\n".join(f"echo {shlex.quote(f'### calibration {e}')}" for e in manifest["calibration"])
+    missing = f'echo "graphs/{WEIGHTS} is missing: python measure.py --make-weights" >&2; exit 1'
+    need_weights = f"test -f graphs/{WEIGHTS} || {{ {missing}; }}" if manifest["weights"] else ""
     return f"""#!/bin/sh
 # Times every graph of models.csv with ONNX Runtime's own onnxruntime_perf_test, pass after pass:
 #   PERF_TEST=./onnxruntime_perf_test sh run_perf_test.sh > perf_test.txt
@@ -110,7 +121,7 @@ PROVIDER=${{PROVIDER:-cpu}}
 THREADS=${{THREADS:-1}}
 PASSES=${{PASSES:-8}}
 REPEATS=${{REPEATS:-20}}
-test -f graphs/{WEIGHTS} || {{ echo "graphs/{WEIGHTS} is missing: python measure.py --make-weights" >&2; exit 1; }}
+{need_weights}
 echo "{head} threads=$THREADS provider=$PROVIDER"
 {calibrating}
 pass=0

@@ -530,7 +530,7 @@ def _run_kit(folder: Path, kit: dict[str, Any], setup: Setup, asked: argparse.Na
                 raise SetupError(f"{file} is missing from the kit; unpack it again")
             # Empty graphs are timed both ways: layers and networks have different overheads.
             user = as_user or name == "as_user"
-            items.append(Item(f"{group}/{name}", path.stat().st_size, partial(str, path), user))
+            items.append(Item(f"{group}/{name}", kit["size_bytes"].get(file, 0), partial(str, path), user))
             samples[f"{group}/{name}"] = unpack_samples(document[group].get(name, {}))
 
     def save() -> None:

@@ -193,6 +193,10 @@ def _builder(chain: Sequence[Layer], setup: Setup) -> Callable[[], bytes]:
         from trainer.latency import graphs
 
         model = graphs.chain_graph(chain, batch_size=setup.batch_size) if chain else graphs.empty_graph()
+        if setup.precision == "int8" and chain:
+            from trainer.latency.quantize import quantize
+
+            return quantize(model)
         return bytes(model.SerializeToString())
 
     return build

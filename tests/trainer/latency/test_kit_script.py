@@ -1,0 +1,203 @@
+"""The timing loop, with sessions that take as long as they are told: no assertion here depends on real time."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.latency import kit_script
+from trainer.latency.kit_script import Item, Plan, Sample, SetupError, time_interleaved
+
+SETUP = kit_script.Setup()
+
+
+def _items(count: int, size_bytes: int = 0) -> list[Item]:
+    return [Item(f"item{i}", size_bytes, lambda: b"") for i in range(count)]
+
+
+def test_every_round_visits_every_item_once(fake_sessions: Callable[..., object]) -> None:
+    noise = np.random.default_rng(0)
+    sessions = fake_sessions(lambda _name, _run: 1 + noise.random())
+    samples: dict[str, list[Sample]] = {}
+    plan = Plan(rounds=10, runs_per_round=2, min_rounds=10)
+    assert time_interleaved(_items(4), SETUP, plan, samples, open_item=sessions.open)
+    per_visit = 1 + plan.runs_per_round
+    assert len(sessions.runs) == 10 * 4 * per_visit
+    for start in range(0, len(sessions.runs), 4 * per_visit):
+        visited = sessions.runs[start : start + 4 * per_visit : per_visit]
+        assert sorted(visited) == ["item0", "item1", "item2", "item3"]
+    assert len(sessions.opened) == 4
+    assert all(len(rounds) == 10 for rounds in samples.values())
+
+
+def test_a_slow_spell_costs_each_item_a_few_rounds_and_moves_no_result(fake_sessions: Callable[..., object]) -> None:
+    true_ms = {f"item{i}": 1.0 + i for i in range(5)}
+
+    def duration(name: str, run: int) -> float:
+        return true_ms[name] * (3.0 if 100 < run < 160 else 1.0)
+
+    samples: dict[str, list[Sample]] = {}
+    sessions = fake_sessions(duration)
+    time_interleaved(_items(5), SETUP, Plan(rounds=40, min_rounds=40), samples, open_item=sessions.open)
+    for name, rounds in samples.items():
+        assert kit_script.lower_quartile(kit_script.at_clock(rounds, 1.0)) == pytest.approx(true_ms[name])
+
+
+def test_the_clock_probe_takes_out_what_the_clock_did(fake_sessions: Callable[..., object]) -> None:
+    # The clock wanders; work and probe take time in proportion. Scaled, nothing of it is left.
+    wander = 1 + 0.2 * np.sin(np.arange(20_000) / 300)
+    sessions = fake_sessions(lambda _name, run: 2.0 * wander[run])
+    samples: dict[str, list[Sample]] = {}
+
+    def probe() -> float:
+        return 0.01 * float(wander[len(sessions.runs)])
+
+    plan = Plan(rounds=60, min_rounds=60)
+    time_interleaved(_items(8), SETUP, plan, samples, probe=probe, open_item=sessions.open)
+    reference = 0.01
+    for rounds in samples.values():
+        raw = [ms for ms, _ in rounds]
+        assert max(raw) / min(raw) > 1.3
+        np.testing.assert_allclose(kit_script.at_clock(rounds, reference), 2.0, rtol=0.02)
+
+
+def test_a_clock_that_changes_during_a_visit_is_not_believed(fake_sessions: Callable[..., object]) -> None:
+    sessions = fake_sessions(lambda _name, _run: 1.0)
+    ticks = iter(np.tile([0.010, 0.010, 0.010, 0.012, 0.012, 0.012], 100))
+    samples: dict[str, list[Sample]] = {}
+    time_interleaved(
+        _items(1),
+        SETUP,
+        Plan(rounds=20, min_rounds=20),
+        samples,
+        probe=lambda: float(next(ticks)),
+        open_item=sessions.open,
+    )
+    assert {clock for _, clock in samples["item0"]} == {0.0}
+    assert kit_script.at_clock(samples["item0"], 5.0) == [1.0] * 20
+
+
+@given(
+    times=st.lists(st.floats(0.01, 100), min_size=1, max_size=30),
+    clock=st.floats(0.001, 1),
+    factor=st.floats(0.1, 10),
+)
+def test_scaling_follows_from_the_definition(times: list[float], clock: float, factor: float) -> None:
+    samples = [(ms, clock) for ms in times]
+    np.testing.assert_allclose(kit_script.at_clock(samples, clock * factor), [ms * factor for ms in times])
+    # A machine twice as slow, probe included, gives the same figures.
+    slower = [(2 * ms, 2 * c) for ms, c in samples]
+    np.testing.assert_allclose(kit_script.at_clock(slower, clock), kit_script.at_clock(samples, clock))
+
+
+def test_steady_items_stop_early_and_noisy_ones_go_on(fake_sessions: Callable[..., object]) -> None:
+    noise = np.random.default_rng(0)
+    sessions = fake_sessions(lambda name, _run: 1.0 if name == "item0" else float(1 + 9 * noise.random()))
+    samples: dict[str, list[Sample]] = {}
+    plan = Plan(rounds=200, runs_per_round=1, min_rounds=30)
+    time_interleaved(_items(2), SETUP, plan, samples, open_item=sessions.open)
+    assert len(samples["item0"]) == 30
+    assert len(samples["item1"]) > 30
+
+
+def test_stopping_and_going_on_measures_nothing_twice(fake_sessions: Callable[..., object]) -> None:
+    noise = np.random.default_rng(0)
+    sessions = fake_sessions(lambda _name, _run: float(1 + noise.random()))
+    plan = Plan(rounds=12, min_rounds=12, stop_after_s=0.05)
+    samples: dict[str, list[Sample]] = {}
+    stops, before = 0, {}
+    while not time_interleaved(_items(6), SETUP, plan, samples, open_item=sessions.open, clock=sessions.clock):
+        for name, rounds in before.items():
+            assert samples[name][: len(rounds)] == rounds
+        before = {name: list(rounds) for name, rounds in samples.items()}
+        stops += 1
+    assert stops > 3
+    assert all(len(rounds) == 12 for rounds in samples.values())
+
+
+def test_what_is_done_is_not_opened_again(fake_sessions: Callable[..., object]) -> None:
+    sessions = fake_sessions(lambda _name, _run: 1.0)
+    samples: dict[str, list[Sample]] = {"item0": [(1.0, 0.0)] * 12}
+    time_interleaved(_items(2), SETUP, Plan(rounds=12), samples, open_item=sessions.open)
+    assert sessions.opened == ["item1"]
+
+
+def test_open_sessions_stay_within_the_memory_they_are_given(fake_sessions: Callable[..., object]) -> None:
+    sessions = fake_sessions(lambda _name, _run: 1.0)
+    samples: dict[str, list[Sample]] = {}
+    plan = Plan(rounds=25, visits=5, max_session_bytes=50_000_000, min_rounds=25)
+    # 2 x 4.5 MB and one more each: five fit.
+    assert time_interleaved(_items(12, 4_500_000), SETUP, plan, samples, open_item=sessions.open)
+    assert sessions.most_alive == 5
+    assert all(len(rounds) == 25 for rounds in samples.values())
+
+
+def test_progress_ends_at_its_total_whatever_stops_early(fake_sessions: Callable[..., object]) -> None:
+    noise = np.random.default_rng(0)
+    sessions = fake_sessions(lambda name, _run: 1.0 if name == "item0" else float(1 + noise.random()))
+    seen = []
+    time_interleaved(_items(3), SETUP, Plan(rounds=50), {}, progress=seen.append, open_item=sessions.open)
+    assert [p.done for p in seen] == sorted(p.done for p in seen)
+    assert {p.total for p in seen} == {150}
+    assert seen[-1].done == 150
+
+
+def test_an_execution_provider_that_is_not_there_is_named_with_those_that_are() -> None:
+    item = Item("item", 0, lambda: b"")
+    with pytest.raises(SetupError, match=r"'TpuExecutionProvider' is not in this onnxruntime.*CPUExecutionProvider"):
+        kit_script.open_session(item, kit_script.Setup(execution_provider="TpuExecutionProvider"))
+
+
+def test_a_killed_process_keeps_its_rounds_and_the_next_goes_on(tmp_path: Path) -> None:
+    script = textwrap.dedent(
+        """
+        import sys, time
+        from pathlib import Path
+        from models.spaces.registry import get_space
+        from trainer.latency import kit_script, measure
+        kit_script.SAVE_EVERY_S = 0.0
+        space, path = get_space("nas-bench-macro"), Path(sys.argv[1])
+        found = measure.Measurements.load(path) if path.exists() else measure.Measurements(space.name, {"name": "x"})
+        def open_item(item, setup):
+            def run():
+                time.sleep(0.0005)
+                return float(len(item.name) + len(found.layers.get(item.name, ())))
+            return run
+        plan = kit_script.Plan(rounds=30, min_rounds=30, runs_per_round=1)
+        done = measure.measure(found, kit_script.Setup(), plan, layers=space.distinct_layers(), save_to=path,
+                               open_item=open_item, probe=None)
+        print(done)
+        """
+    )
+    path = tmp_path / "measurements.json"
+    command = [sys.executable, "-c", script, str(path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        while not path.exists():
+            assert process.poll() is None
+            time.sleep(0.005)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    from trainer.latency.measure import Measurements
+
+    kept = Measurements.load(path)
+    assert not kept.is_complete
+    assert kept.layers
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert finished.stdout.strip() == "True"
+    whole = Measurements.load(path)
+    assert whole.is_complete
+    for key, rounds in kept.layers.items():
+        assert whole.layers[key][: len(rounds)] == rounds
+    assert {len(rounds) for rounds in whole.layers.values()} == {30}
+    assert not list(tmp_path.glob(".*")), "a half-written file was left behind"
