@@ -5,12 +5,13 @@ Everything that answers budgets comes through here: the hot path, the routes, ba
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cachetools import LRUCache
 
-from models.errors import InfeasibleBudgetError
+from models.errors import InfeasibleBudgetError, PnagError
 from models.runtime import Limits, Query
 from models.search_space import Architecture
 from service.bodies import answer_body, architecture_body, to_json
@@ -18,7 +19,8 @@ from service.bundles import BundleStore
 from service.errors import InfeasibleError
 from service.loaded_bundle import LoadedBundle
 from service.redis_cache import RedisCache
-from service.schemas import BatchRequest, GenerateRequest
+from service.schemas import Conditions, GenerateRequest
+from service.settings import Settings
 
 FORMAT = 1
 """Of answers in Redis: replicas with different code may share one. Raise it when `answer_body` changes."""
@@ -51,9 +53,10 @@ class _LeaderGoneError(Exception):
 class Answerer:
     """Answers generate requests with ready JSON bytes."""
 
-    def __init__(self, bundles: BundleStore, *, cache_entries: int, redis: RedisCache | None) -> None:
+    def __init__(self, bundles: BundleStore, redis: RedisCache | None, settings: Settings) -> None:
         self._bundles = bundles
-        self._memory: LRUCache[tuple[Any, ...], bytes] = LRUCache(cache_entries)
+        self._max_batch_size = settings.max_batch_size
+        self._memory: LRUCache[tuple[Any, ...], bytes] = LRUCache(settings.cache_entries)
         self._redis = redis
         self._asking: dict[tuple[Any, ...], asyncio.Future[Reply]] = {}
 
@@ -98,6 +101,27 @@ class Answerer:
         finally:
             del self._asking[asked.key]
 
+    async def answer_each(
+        self, bundle: LoadedBundle, conditions: Conditions, budgets_ms: Sequence[float]
+    ) -> list[Reply | Exception]:
+        """Answers to several budgets in their order; in place of one, the reason why there is none.
+
+        Raises:
+            OverloadedError: all of it, so that the caller comes back with all of it.
+        """
+
+        async def one(budget_ms: float) -> Reply | Exception:
+            try:
+                return await self.answer(question(bundle, conditions, budget_ms))
+            except (PnagError, InfeasibleError) as exc:
+                return exc
+
+        replies: list[Reply | Exception] = []
+        # A run at a time: a long list must not fill the queue that single budgets wait in.
+        for start in range(0, len(budgets_ms), self._max_batch_size):
+            replies += await asyncio.gather(*map(one, budgets_ms[start : start + self._max_batch_size]))
+        return replies
+
     async def known_encoding(self, architecture_id: str) -> tuple[LoadedBundle, str] | None:
         """The network behind an id, and a bundle that predicts it: of a front, or answered lately by any replica."""
         bundles = self._bundles.catalogue.bundles
@@ -141,14 +165,14 @@ class Answerer:
             self._memory[asked.key] = content
 
 
-def question(bundle: LoadedBundle, request: GenerateRequest | BatchRequest, budget_ms: float) -> Question:
-    """What is asked of a bundle under a request's conditions.
+def question(bundle: LoadedBundle, conditions: Conditions, budget_ms: float) -> Question:
+    """What is asked of a bundle under some conditions.
 
     Raises:
         BudgetError: if the budget is not a positive number once rounded down.
     """
-    limits = Limits(**request.limits.model_dump()) if request.limits is not None else NO_LIMITS
-    query = Query(budget_ms, limits, request.coverage, request.num_alternatives)
+    limits = Limits(**conditions.limits.model_dump()) if conditions.limits is not None else NO_LIMITS
+    query = Query(budget_ms, limits, conditions.coverage, conditions.num_alternatives)
     key = (
         bundle.digest,
         bundle.generator.num_candidates,

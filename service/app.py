@@ -24,11 +24,10 @@ from service.openapi import document_problems
 from service.redis_cache import RedisCache
 from service.reloader import Reloader
 from service.request_log import RequestLog
-from service.routes import admin, architectures, bundles, explain, feedback, generate, health, known, page
+from service.routes import admin, architectures, bundles, explain, feedback, generate, health, known, kserve, page
 from service.security import ApiKeys, Guard, needs_guard
 from service.settings import Settings
-
-VERSION = "0.1.0"
+from service.version import VERSION
 
 DESCRIPTION = """A latency budget goes in, the best network that keeps it comes out.
 
@@ -89,7 +88,7 @@ def create_app(settings: Settings) -> Application:
                 await redis.close()
             executor.shutdown(wait=True, cancel_futures=True)
 
-    answerer = Answerer(store, cache_entries=settings.cache_entries, redis=redis)
+    answerer = Answerer(store, redis, settings)
 
     app = Application(title="PNAG", version=VERSION, description=DESCRIPTION, lifespan=lifespan)
     behind: ASGIApp = GZipMiddleware(app.framework, minimum_size=4096)
@@ -109,7 +108,7 @@ def create_app(settings: Settings) -> Application:
     app.state.reloader = reloader
     app.state.lifecycle = lifecycle
     app.state.metrics = metrics
-    for module in (generate, explain, architectures, bundles, feedback, known, health, admin, page):
+    for module in (generate, explain, architectures, bundles, feedback, known, health, admin, kserve, page):
         app.include_router(module.router)
     add_handlers(app)
     document_problems(app)

@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from models.errors import BudgetError, BundleError, EncodingError, PnagError, SearchSpaceError, UnknownBundleError
 from service.schemas import ArchitectureBody, FieldError, ProblemBody
@@ -150,9 +151,12 @@ class Problem:
         body = {"type": PREFIX + self.code, "title": title, "status": self.status, "detail": self.detail, **self.extras}
         return cast(ProblemBody, body | ({"request_id": request_id} if request_id else {}))
 
-    def response(self, request_id: str | None = None) -> Response:
-        """The whole response."""
-        return Response(orjson.dumps(self.body(request_id)), self.status, dict(self.headers), MEDIA_TYPE)
+    def response(self, scope: Scope) -> Response:
+        """The whole response to a request."""
+        body: dict[str, Any] = {**self.body(scope.get("pnag.request_id"))}
+        if scope["path"].startswith("/v2/"):
+            body["error"] = self.detail  # where clients of the Open Inference Protocol look
+        return Response(orjson.dumps(body), self.status, dict(self.headers), MEDIA_TYPE)
 
 
 TITLES = {
@@ -235,7 +239,7 @@ def add_handlers(app: FastAPI) -> None:
     """Let every error leave as a problem, those of the framework too."""
 
     async def handle(request: Request, exc: Exception) -> Response:
-        return problem_of(exc).response(request.scope.get("pnag.request_id"))
+        return problem_of(exc).response(request.scope)
 
-    for kind in (ServiceError, PnagError, RequestValidationError, HTTPException, Exception):
+    for kind in (ServiceError, PnagError, ValidationError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, handle)

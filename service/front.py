@@ -115,7 +115,7 @@ class Front:
         problem = problem_of(exc)
         if problem.status == 500:
             log.exception("request failed", request_id=scope["pnag.request_id"], path=scope["path"])
-        response = problem.response(scope["pnag.request_id"])
+        response = problem.response(scope)
         response.headers["x-request-id"] = scope["pnag.request_id"]
         if self._lifecycle.is_draining:
             response.headers["connection"] = "close"

@@ -41,7 +41,10 @@ class HotPath:
         """
         if scope["path"] != ROUTE or scope["method"] != "POST" or scope["query_string"]:
             return None
-        content_type = scope["pnag.headers"].get(b"content-type", b"")
+        headers = scope["pnag.headers"]
+        content_type = headers.get(b"content-type", b"")
+        if b"content-encoding" in headers:
+            return None
         if content_type != b"application/json" and not is_json(content_type.decode("latin-1")):
             return None
         scope["pnag.route"] = ROUTE

@@ -23,6 +23,7 @@ class JsonRoute(APIRoute):
 
 class _JsonRequest(Request):
     async def body(self) -> bytes:
+        refuse_encoding(self)
         content = await super().body()
         if content and not is_json(self.headers.get("content-type", "")):
             raise HTTPException(415, "the body must be JSON, sent with content-type: application/json")
@@ -40,3 +41,10 @@ class _JsonRequest(Request):
 def is_json(content_type: str) -> bool:
     """Whether a content type is JSON, with or without parameters."""
     return content_type.partition(";")[0].strip().lower() == "application/json"
+
+
+def refuse_encoding(request: Request) -> None:
+    """Raises HTTPException 415 for a compressed body: a few bytes of it could be gigabytes."""
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        raise HTTPException(415, f"content-encoding {encoding!r} is not supported; send the body as it is")

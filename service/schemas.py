@@ -37,7 +37,9 @@ class LimitsBody(BaseModel):
     """Megabytes of activations alive at the worst moment, for one image."""
 
 
-class _Question(BaseModel):
+class Conditions(BaseModel):
+    """What must hold beside the budget, and who answers."""
+
     model_config = _REQUEST
 
     bundle: BundleName | None = None
@@ -49,7 +51,7 @@ class _Question(BaseModel):
     """Further networks that fit, the next most accurate first."""
 
 
-class GenerateRequest(_Question):
+class GenerateRequest(Conditions):
     """A budget, and optionally what else must hold."""
 
     budget_ms: Positive = Field(examples=[20])
@@ -67,7 +69,7 @@ class GenerateQuery(BaseModel):
     """Which bundle answers, where the request has no body."""
 
 
-class BatchRequest(_Question):
+class BatchRequest(Conditions):
     """Several budgets under the same conditions."""
 
     budgets_ms: list[Annotated[float, Field(allow_inf_nan=False)]] = Field(min_length=1, examples=[[15, 20, 25]])
@@ -218,6 +220,8 @@ class ProblemBody(TypedDict):
     status: int
     detail: str
     request_id: NotRequired[str]
+    error: NotRequired[str]
+    """Of `/v2`: the detail, where clients of that protocol look."""
     errors: NotRequired[list[FieldError]]
     smallest_feasible_ms: NotRequired[float | None]
     """Of an infeasible budget: the smallest with an answer; null where another limit rules out every network."""

@@ -1,15 +1,12 @@
 """Budgets in, networks out."""
 
-import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from models.errors import PnagError
-from service.answerer import question
 from service.bodies import to_json
 from service.dependencies import AnswererDep, BundlesDep, ScopeDep, SettingsDep, TimeoutHeader
-from service.errors import InfeasibleError, InvalidRequestError, check_count, problem_of
+from service.errors import InvalidRequestError, check_count, problem_of
 from service.json_route import JsonRoute
 from service.routes.documented import JSON, problems
 from service.schemas import AnswerBody, BatchBody, BatchRequest, GenerateQuery, GenerateRequest
@@ -49,23 +46,13 @@ async def generate_batch(
     """
     check_count("budgets_ms", len(request.budgets_ms), settings.max_items)
     bundle = bundles.catalogue.get(request.bundle)
-
-    async def one(budget_ms: float) -> tuple[bytes, bool]:
-        try:
-            return (await answerer.answer(question(bundle, request, budget_ms))).content, True
-        except (PnagError, InfeasibleError) as exc:
-            return to_json(problem_of(exc).body()), False
-
-    results: list[tuple[bytes, bool]] = []
-    # A run at a time: a long batch must not fill the queue that single budgets wait in.
-    for start in range(0, len(request.budgets_ms), settings.max_batch_size):
-        some = request.budgets_ms[start : start + settings.max_batch_size]
-        results += await asyncio.gather(*map(one, some))
-    answered = sum(is_answer for _, is_answer in results)
+    replies = await answerer.answer_each(bundle, request, request.budgets_ms)
     # The answers are JSON already: join them instead of reading and writing them again.
+    results = [to_json(problem_of(r).body()) if isinstance(r, Exception) else r.content for r in replies]
+    num_problems = sum(isinstance(reply, Exception) for reply in replies)
     content = b'{"results":[%b],"num_answered":%d,"num_problems":%d}' % (
-        b",".join(content for content, _ in results),
-        answered,
-        len(results) - answered,
+        b",".join(results),
+        len(replies) - num_problems,
+        num_problems,
     )
     return Response(content, media_type=JSON)

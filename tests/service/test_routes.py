@@ -2,9 +2,15 @@
 
 import csv
 import io
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
+
+
+@pytest.fixture
+def client(shared_client: TestClient) -> TestClient:
+    return shared_client
 
 
 def test_predict_one_gives_the_blocks_of_an_answer(client: TestClient) -> None:
@@ -106,8 +112,9 @@ def test_health_and_readiness(client: TestClient) -> None:
     assert client.get("/readyz").json() == {"status": "ready"}
 
 
-def test_a_service_that_is_going_away_is_alive_but_not_ready(client: TestClient) -> None:
-    client.app.state.lifecycle.is_draining = True  # type: ignore[attr-defined]
+def test_a_service_that_is_going_away_is_alive_but_not_ready(make_client: Any) -> None:
+    client = make_client()
+    client.app.state.lifecycle.is_draining = True
     assert client.get("/healthz").status_code == 200
     assert client.get("/readyz").status_code == 503
     assert client.post("/generate", json={"budget_ms": 6}).status_code == 200
