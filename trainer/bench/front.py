@@ -230,9 +230,14 @@ def regret_by_budget(problem: Problem, reference: Reference, answers: Answers) -
 def _hypervolume_percent(
     problem: Problem, reference: Reference, cost_B: Floats, accuracy_B: Floats, fits_B: NDArray[np.bool_]
 ) -> float:
-    """Of the answers, relative to that of the best answers at the same budgets; the corner is (dearest, floor)."""
+    """Of the answers, relative to what they and the best answers span together; the corner is (dearest, floor).
+
+    The best answers are those to the same budgets; one a little worse but cheaper can span what they leave out.
+    """
     places = best_of(reference.cost_F, reference.accuracy_F, problem.budgets_B)
-    possible = hypervolume(reference.cost_F[places], reference.accuracy_F[places], problem.high, reference.floor)
+    cost = np.append(reference.cost_F[places], cost_B[fits_B])
+    accuracy = np.append(reference.accuracy_F[places], accuracy_B[fits_B])
+    possible = hypervolume(cost, accuracy, problem.high, reference.floor)
     reached = hypervolume(cost_B[fits_B], accuracy_B[fits_B], problem.high, reference.floor)
     return 100 * reached / possible
 
