@@ -211,6 +211,8 @@ class _Recorded:
         values_R = self.recorded.measured.get(column)
         if values_R is None:
             return learned_N
+        # Below everything that was measured a regression is guessing, and a budget must not rest on a guess.
+        learned_N = np.maximum(learned_N, np.nanmin(values_R, initial=np.inf))
         measured_N = self._look_up(values_R, tokens_ND)
         return np.where(np.isnan(measured_N), learned_N, measured_N)
 

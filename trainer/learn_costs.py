@@ -2,19 +2,20 @@
 
     cost(a) = c + sum over i of s_i(a_i) + sum over i < j of p_ij(a_i, a_j)
 
-Ridge regression of relative errors, so that a cheap network counts as much as a dear one. How strongly pairs are pulled
-to zero, or that there are none, is chosen by cross-validation; its errors, of networks that had no part in their own
+Ridge regression of relative errors, so that a cheap network counts as much as a dear one. Which pairs count, and how
+strongly they are pulled to zero, is chosen by cross-validation; its errors, of networks that had no part in their own
 prediction, make the one-sided bound (models/latency_table.py).
 
 Axis letters: N = records, D = decisions, P = parameters of the regression, F = folds.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from models.costs import GroupedCost
 from models.search_space import SearchSpace, Tokens
@@ -23,7 +24,9 @@ Floats = NDArray[np.float64]
 
 FOLDS = 5
 SINGLE_PENALTY = 1e-3
-PAIR_PENALTIES = (0.1, 1.0, 10.0, 100.0)
+PAIR_PENALTIES = (0.3, 10.0)
+MUST_IMPROVE = 0.98
+MAX_TRIED_PAIRS = 15
 MAX_PARAMETERS = 3000
 """More than this, and only single decisions are fitted."""
 MAX_RATIOS = 1000
@@ -49,6 +52,12 @@ class LearnedCost:
 
 def learn_cost(space: SearchSpace, tokens_ND: Tokens, measured_N: Floats) -> LearnedCost:
     """Fit the cost of all architectures to those measured; values must be above 0."""
+    # Hundreds of small systems: a second BLAS thread costs more than it brings, most of all on a busy machine.
+    with threadpool_limits(1):
+        return _learn_cost(space, tokens_ND, measured_N)
+
+
+def _learn_cost(space: SearchSpace, tokens_ND: Tokens, measured_N: Floats) -> LearnedCost:
     free = [i for i in range(len(space.decisions)) if _is_free(space, i)]
     groups: list[tuple[int, ...]] = [(i,) for i in free]
     pairs: list[tuple[int, ...]] = list(combinations(free, 2))
@@ -57,30 +66,44 @@ def learn_cost(space: SearchSpace, tokens_ND: Tokens, measured_N: Floats) -> Lea
     design = _Design(space, [*groups, *pairs])
     num_single = 1 + _num_parameters(space, groups)
     folds_N = np.random.default_rng(0).permutation(len(tokens_ND)) % FOLDS
-    normal_F = [design.normal_equations(tokens_ND[folds_N == f], measured_N[folds_N == f]) for f in range(FOLDS)]
+    places_NG = design.places(tokens_ND)
+    normal_F = [design.normal_equations(places_NG[folds_N == f], measured_N[folds_N == f]) for f in range(FOLDS)]
     matrix_PP, target_P = sum(m for m, _ in normal_F), sum(t for _, t in normal_F)
     assert isinstance(matrix_PP, np.ndarray)
     assert isinstance(target_P, np.ndarray)
-    best: tuple[float, float | None, Floats] | None = None
-    for penalty in (None, *(PAIR_PENALTIES if pairs else ())):
+    rest_F = [(matrix_PP - matrix, target_P - target) for matrix, target in normal_F]
+
+    def cross_validated(kept: frozenset[int], penalty: float) -> tuple[float, Floats]:
+        """Mean relative error and predictions of every record by the fold that had not seen it."""
+        columns = design.columns_of([*range(len(groups)), *kept])
         predicted_N = np.zeros(len(tokens_ND))
-        for fold, (matrix, target) in enumerate(normal_F):
-            weights_P = _solve(matrix_PP - matrix, target_P - target, num_single, penalty)
-            predicted_N[folds_N == fold] = design.predict(tokens_ND[folds_N == fold], weights_P)
-        predicted_N = np.maximum(predicted_N, 0.01 * measured_N.min())
-        error = float(np.mean(np.abs(predicted_N / measured_N - 1)))
-        # A richer model must earn its place: a tie goes to the additive one, which comes first.
-        if best is None or error < 0.98 * best[0]:
-            best = (error, penalty, predicted_N)
-    assert best is not None
-    error, penalty, predicted_N = best
-    weights_P = _solve(matrix_PP, target_P, num_single, penalty)
+        for fold, (matrix, target) in enumerate(rest_F):
+            weights_P = _solve(matrix, target, columns, num_single, penalty)
+            predicted_N[folds_N == fold] = weights_P[places_NG[folds_N == fold]].sum(axis=1)
+        predicted_N = np.maximum(predicted_N, measured_N.min())
+        return float(np.mean(np.abs(predicted_N / measured_N - 1))), predicted_N
+
+    kept: frozenset[int] = frozenset()
+    penalty = PAIR_PENALTIES[0]
+    error, predicted_N = cross_validated(kept, penalty)
+    left = set(range(len(groups), len(groups) + len(pairs)))
+    while left:
+        # Pairs join one by one, the most helpful first; each must earn its place. Of many, all are tried at once.
+        steps = [frozenset(left)] if len(pairs) > MAX_TRIED_PAIRS else [kept | {pair} for pair in sorted(left)]
+        tried = [(*cross_validated(step, p), step, p) for step in steps for p in PAIR_PENALTIES]
+        best = min(tried, key=lambda one: one[0])
+        if best[0] > MUST_IMPROVE * error:
+            break
+        error, predicted_N, kept, penalty = best
+        left -= kept
+    columns = design.columns_of([*range(len(groups)), *kept])
+    weights_P = _solve(matrix_PP, target_P, columns, num_single, penalty)
     ratios_N = np.sort(measured_N / predicted_N)
     if len(ratios_N) > MAX_RATIOS:
         # Of each block the largest: a bound made from the sample is never below that from all.
         ratios_N = np.array([part[-1] for part in np.array_split(ratios_N, MAX_RATIOS)])
     ratios = tuple(round(float(r), 6) for r in ratios_N)
-    return LearnedCost(design.cost(weights_P), penalty is not None, error * 100, ratios)
+    return LearnedCost(design.cost(weights_P), bool(kept), error * 100, ratios)
 
 
 class _Design:
@@ -92,21 +115,32 @@ class _Design:
         sizes = [int(np.prod(shape)) for _, shape in self.groups]
         self.starts = np.concatenate([[1], 1 + np.cumsum(sizes)]).astype(np.int64)
 
-    def normal_equations(self, tokens_ND: Tokens, measured_N: Floats) -> tuple[Floats, Floats]:
+    def columns_of(self, groups: Sequence[int]) -> NDArray[np.int64]:
+        """The constant's column, and those of some groups."""
+        parts = [np.arange(self.starts[g], self.starts[g + 1]) for g in sorted(groups)]
+        return np.concatenate([[0], *parts]).astype(np.int64)
+
+    def places(self, tokens_ND: Tokens) -> NDArray[np.int64]:
+        """The columns that are 1 for each architecture, one per group and the constant's, shape [N, 1 + groups]."""
+        columns = [np.zeros(len(tokens_ND), dtype=np.int64)]
+        for (group, shape), start in zip(self.groups, self.starts, strict=False):
+            places = tuple(
+                np.where(tokens_ND[:, i] < 0, n - 1, tokens_ND[:, i]) for i, n in zip(group, shape, strict=True)
+            )
+            columns.append(start + np.ravel_multi_index(places, shape))
+        return np.stack(columns, axis=1)
+
+    def normal_equations(self, places_NG: NDArray[np.int64], measured_N: Floats) -> tuple[Floats, Floats]:
         """X' W X and X' W y with W = 1 / measured^2."""
         matrix_PP = np.zeros((self.starts[-1], self.starts[-1]))
         target_P = np.zeros(self.starts[-1])
-        for rows, columns_NG in self._columns(tokens_ND):
-            x_NP = np.zeros((len(columns_NG), self.starts[-1]))
-            np.put_along_axis(x_NP, columns_NG, (1 / measured_N[rows])[:, np.newaxis], axis=1)
+        for first in range(0, len(places_NG), _BLOCK):
+            block_NG, inverse_N = places_NG[first : first + _BLOCK], 1 / measured_N[first : first + _BLOCK]
+            x_NP = np.zeros((len(block_NG), self.starts[-1]))
+            np.put_along_axis(x_NP, block_NG, inverse_N[:, np.newaxis], axis=1)
             matrix_PP += x_NP.T @ x_NP
             target_P += x_NP.sum(axis=0)
         return matrix_PP, target_P
-
-    def predict(self, tokens_ND: Tokens, weights_P: Floats) -> Floats:
-        """Cost of each architecture, shape [N]."""
-        parts = [weights_P[columns_NG].sum(axis=1) for _, columns_NG in self._columns(tokens_ND)]
-        return np.concatenate(parts) if parts else np.zeros(0)
 
     def cost(self, weights_P: Floats) -> GroupedCost:
         """The same as look-ups."""
@@ -116,28 +150,18 @@ class _Design:
         ]
         return GroupedCost([(g, t) for g, t in tables if np.any(t)], constant=float(weights_P[0]))
 
-    def _columns(self, tokens_ND: Tokens) -> Iterator[tuple[slice, NDArray[np.int64]]]:
-        for first in range(0, len(tokens_ND), _BLOCK):
-            block = tokens_ND[first : first + _BLOCK]
-            columns = [np.zeros(len(block), dtype=np.int64)]
-            for (group, shape), start in zip(self.groups, self.starts, strict=False):
-                places = tuple(np.where(block[:, i] < 0, n - 1, block[:, i]) for i, n in zip(group, shape, strict=True))
-                columns.append(start + np.ravel_multi_index(places, shape))
-            yield slice(first, first + len(block)), np.stack(columns, axis=1)
 
-
-def _solve(matrix_PP: Floats, target_P: Floats, num_single: int, pair_penalty: float | None) -> Floats:
-    """Ridge weights; without a pair penalty the pairs stay zero."""
-    count = num_single if pair_penalty is None else len(target_P)
+def _solve(
+    matrix_PP: Floats, target_P: Floats, columns: NDArray[np.int64], num_single: int, pair_penalty: float
+) -> Floats:
+    """Ridge weights of some columns; the others are zero."""
     # Scaled by the mean weight of a record, so that penalties mean the same in milliseconds and in parameters.
-    scale = matrix_PP[0, 0] / max(len(target_P), 1)
-    penalty_P = np.full(count, SINGLE_PENALTY)
-    penalty_P[0] = 1e-9
-    if pair_penalty is not None:
-        penalty_P[num_single:] = pair_penalty
+    scale = matrix_PP[0, 0] / 1000
+    penalty = np.where(columns < num_single, SINGLE_PENALTY, pair_penalty)
+    penalty[columns == 0] = 1e-9
     weights_P = np.zeros(len(target_P))
-    regular = matrix_PP[:count, :count] + np.diag(penalty_P * scale)
-    weights_P[:count] = np.linalg.solve(regular, target_P[:count])
+    regular = matrix_PP[np.ix_(columns, columns)] + np.diag(penalty * scale)
+    weights_P[columns] = np.linalg.solve(regular, target_P[columns])
     return weights_P
 
 
