@@ -119,9 +119,10 @@ def _fitted(table: LatencyTable, space: SearchSpace, measurements: Measurements,
         if measurements.calibration:
             logger.warning("%d calibration networks are done; the table stays uncalibrated", len(calibrating))
         return table
-    table = fit.calibrate(table, space, calibrating)
+    covered = table.measured_space(space)
+    table = fit.calibrate(table, covered, calibrating)
     try:
-        table = fit.bound(table, space, bounding, coverage)
+        table = fit.bound(table, covered, bounding, coverage)
     except BudgetError as exc:
         logger.warning("no bound: %s", exc)
         bounding = []

@@ -213,7 +213,7 @@ def is_done(samples: Sequence[Sample], plan: Plan) -> bool:
     """Enough rounds, or enough of them for odd and even ones to tell the same time."""
     if len(samples) >= plan.rounds:
         return True
-    if len(samples) < min(plan.min_rounds, plan.rounds):
+    if len(samples) < max(2, min(plan.min_rounds, plan.rounds)):
         return False
     odd, even = (lower_quartile(at_clock(half, 1.0)) for half in (samples[::2], samples[1::2]))
     return abs(odd - even) <= AGREEMENT * min(odd, even)

@@ -109,6 +109,12 @@ def test_steady_items_stop_early_and_noisy_ones_go_on(fake_sessions: Callable[..
     assert len(samples["item1"]) > 30
 
 
+@given(rounds=st.integers(1, 6), min_rounds=st.integers(0, 6), done=st.integers(0, 7))
+def test_any_plan_can_tell_whether_it_is_done(rounds: int, min_rounds: int, done: int) -> None:
+    samples = [(1.0 + i, 0.0) for i in range(done)]
+    assert kit_script.is_done(samples, Plan(rounds=rounds, min_rounds=min_rounds)) is (done >= rounds)
+
+
 def test_stopping_and_going_on_measures_nothing_twice(fake_sessions: Callable[..., object]) -> None:
     noise = np.random.default_rng(0)
     sessions = fake_sessions(lambda _name, _run: float(1 + noise.random()))
