@@ -66,7 +66,7 @@ def test_parquet_numbers_are_their_options(tmp_path: Path) -> None:
         (HEADER + '1,conv,x,"0,6",2\n', "write the decimal point as a point"),
         ("a,b,accuracy,latency_ms\n1,conv,.5,1\n", "has no column 'c'"),
         ("a,bb,c,accuracy\n1,conv,x,.5\n", "has no column 'b' (did you mean 'bb'?)"),
-        ("a,b,c,acuracy\n1,conv,x,.5\n", "no accuracy column (did you mean 'acuracy'?)"),
+        ("a,b,c,accuracyy\n1,conv,x,.5\n", "no accuracy column (did you mean 'accuracyy'?)"),
         ("a,b,c,accuracy,accuracy\n1,conv,x,.5,.5\n", "has the column 'accuracy' twice"),
         ("a,b,c,accuracy,top1_percent\n1,conv,x,.5,50\n", "keep one"),
         ("architecture,a,b,c,accuracy\n1:conv:x,1,conv,x,.5\n", "both an architecture column and one per decision"),
