@@ -167,7 +167,7 @@ def fit(
     chosen, calibrating, bounding = fitting.choose_networks(table, num_calibration, num_bounding, seed)
     networks, host_load = _measure_networks(
         table, chosen, [*calibrating, *bounding], latency_table.with_name(latency_table.name + ".fit.partial"),
-        rounds, stop_after_s,
+        rounds, stop_after_s, fitting.NUM_STRETCHES,
     )  # fmt: skip
     fitted = fitting.calibrate(table, chosen, networks[: len(calibrating)])
     fitted = fitting.bound(fitted, chosen, networks[len(calibrating) :], coverage)
@@ -263,7 +263,7 @@ def check(
     anchors = fitting.anchors(table)
     measured, host_load = _measure_networks(
         table, space, [*encodings, *anchors], latency_table.with_name(latency_table.name + ".check.partial"),
-        rounds, stop_after_s,
+        rounds, stop_after_s, num_stretches=1,
     )  # fmt: skip
     networks, again = measured[: len(encodings)], measured[len(encodings) :]
     result = fitting.check(table, space, networks, again)
@@ -323,6 +323,7 @@ def _measure_networks(
     partial: Path,
     rounds: int,
     stop_after_s: float | None,
+    num_stretches: int,
 ) -> tuple[list["NetworkLatency"], dict[str, Any]]:
     """Measure whole networks on the table's own device; raises LatencyTableError if this is another one."""
     from models.errors import LatencyTableError
@@ -343,7 +344,7 @@ def _measure_networks(
     partial.unlink(missing_ok=True)
     _warn([], measurements.host_load)
     return (
-        [fitting.network_latency(e, measurements.networks[e]) for e in encodings],
+        [fitting.network_latency(e, measurements.networks[e], num_stretches) for e in encodings],
         dict(measurements.host_load or {}),
     )
 

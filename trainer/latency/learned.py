@@ -89,7 +89,7 @@ def learn(
     Raises:
         RecordsError: if there are fewer than 20 rows, or they hardly differ in cost.
     """
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     # BLAS threads that wait for each other on a busy machine made this 20 times slower; alone they gain little here.
     with threadpool_limits(limits=1):

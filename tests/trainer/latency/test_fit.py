@@ -186,6 +186,7 @@ def test_a_networks_latency_is_a_good_round_and_the_slowest_stretch() -> None:
     network = fit.network_latency("x", [(ms, 0.0) for ms in times])
     assert network.ms == 1.0
     assert network.slow_ms == 1.3
+    assert fit.network_latency("x", [(ms, 0.0) for ms in times], num_stretches=1).slow_ms == 1.05
 
 
 def test_uncalibrated_tables_of_one_family_need_no_other(macro: SearchSpace) -> None:
