@@ -350,7 +350,7 @@ REFERENCE_NETWORKS = (
         577,
         "arXiv 1904.12760 and chenxin061/pdarts",
         _p_darts,
-        "577 is what the PNAG paper prints, its authors give 557; we count neither pooling nor batch norm",
+        "cells from its authors' code, parameters agree; we count neither pooling nor batch norm",
     ),
     ReferenceNetwork(
         "Cream-L",
