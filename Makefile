@@ -41,10 +41,10 @@ INSTALL_TORCH = $(INSTALL) $(TORCH_FLAGS) --requirement requirements/torch.txt
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help serve test coverage check format train bench screenshots lock clean distclean
+.PHONY: e2e load sbom help serve test coverage check format train bench screenshots lock clean distclean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 - \2/p' $(firstword $(MAKEFILE_LIST)) | awk -F' - ' '{ printf "%-18s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1 - \2/p' $(firstword $(MAKEFILE_LIST)) | awk -F' - ' '{ printf "%-18s %s\n", $$1, $$2 }'
 	@echo "  Variables: PORT=$(PORT) PY=$(PY) VENV=$(VENV) PNAG_DATA=$(PNAG_DATA)"
 
 serve: $(VENV)/.serve.stamp $(VENV)/.project.stamp ## answer budgets on http://localhost:$PORT; installs no torch
@@ -94,6 +94,15 @@ BENCH_OFA = "$(VENV)/bin/pnag" bench front --paper --space ofa-mobilenetv3-w1.0 
 
 screenshots: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## look at the page with Chromium, into docs/images
 	"$(PYTHON)" scripts/screenshots.py
+
+e2e: ## build the image, bring the whole stack up, break it, see it hold (Linux; root where no container engine runs)
+	deploy/e2e/run.sh
+
+load: ## measure the stack and soak it for ten minutes, into docs/load.md (SOAK_S=600)
+	deploy/e2e/load.sh
+
+sbom: ## list what is in the image, into build/
+	deploy/sbom.sh
 
 # ---- set-up ----------------------------------------------------------------------------------------------------------
 
