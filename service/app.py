@@ -105,6 +105,7 @@ def create_app(settings: Settings) -> Application:
     app.state.settings = settings
     app.state.bundles = store
     app.state.answerer = answerer
+    app.state.redis = redis
     app.state.reloader = reloader
     app.state.lifecycle = lifecycle
     app.state.metrics = metrics

@@ -72,6 +72,11 @@ class RedisCache:
         with suppress(RedisError, OSError, TimeoutError):
             await asyncio.wait_for(self._client.aclose(), 1)
 
+    @property
+    def is_up(self) -> bool:
+        """Whether Redis is being asked at all."""
+        return self._is_up
+
     async def get(self, key: str) -> bytes | None:
         """The value last put under this key by any replica, or None."""
         if not self._is_up:

@@ -1,7 +1,7 @@
 """One metric and, while there are not too many, one line in the log for each request."""
 
 import re
-from logging import ERROR, INFO
+from logging import ERROR, INFO, WARNING
 from time import perf_counter
 
 import structlog
@@ -54,7 +54,7 @@ class RequestLog:
         if self._left_out:
             extras["lines_left_out"], self._left_out = self._left_out, 0
         log.log(
-            ERROR if status >= 500 else INFO,
+            ERROR if status == 500 else WARNING if status > 500 else INFO,
             "request",
             request_id=scope["pnag.request_id"],
             method=scope["method"],

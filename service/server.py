@@ -2,6 +2,8 @@
 
 import gc
 import os
+import signal
+import sys
 import tempfile
 from contextlib import ExitStack
 from functools import partial
@@ -58,6 +60,8 @@ def _run(settings: Settings, sockets: list[socket]) -> None:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
             Multiprocess(_config(settings, partial(make_worker, settings)), sockets).run()
         return
+    # uvicorn raises the signal again once it has shut down; to end when told to is no failure.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
     app = make_worker(settings)
     server = uvicorn.Server(_config(settings, lambda: app))
     server.run(sockets)

@@ -28,8 +28,13 @@ from service.logs import configure_logs
 from service.settings import Settings
 
 
-def write_tiny_bundle(folder: Path, *, name: str = "tiny", version: str = "1", speed: float = 1.0) -> Bundle:
-    """A bundle that loads, tests itself and answers; `speed` scales its latencies, so that two differ."""
+def write_tiny_bundle(
+    folder: Path, *, name: str = "tiny", version: str = "1", speed: float = 1.0, recorded: str | None = None
+) -> Bundle:
+    """A bundle that loads, tests itself and answers.
+
+    `speed` divides its latencies, so that two differ; `recorded` stands for all its recorded answers, which is wrong.
+    """
     space = get_space("nas-bench-macro")
     table = LatencyTable(
         space=space.name,
@@ -67,9 +72,9 @@ def write_tiny_bundle(folder: Path, *, name: str = "tiny", version: str = "1", s
     }
     generator = OnnxGenerator(write_bundle(folder, manifest, contents))
     low, high = generator.smallest_feasible_ms(), generator.range_ms[1]
-    recorded = [generator.generate(Query(float(budget))) for budget in np.linspace(low, high, 5)]
+    answers = [generator.generate(Query(float(budget))) for budget in np.linspace(low, high, 5)]
     manifest["self_test"] = [
-        {"budget_ms": answer.budget_ms, "encoding": answer.best.architecture.encoding} for answer in recorded
+        {"budget_ms": answer.budget_ms, "encoding": recorded or answer.best.architecture.encoding} for answer in answers
     ]
     return write_bundle(folder, manifest, contents)
 
@@ -131,6 +136,12 @@ def _model(
 @pytest.fixture(scope="session", autouse=True)
 def _logs_as_in_production() -> None:
     configure_logs(Settings(log_level="warning", log_format="json"))
+
+
+@pytest.fixture(scope="session", name="write_tiny_bundle")
+def _write_tiny_bundle() -> Callable[..., Bundle]:
+    """`write_tiny_bundle(folder, name=, version=, speed=, recorded=)`, for tests that need more than one."""
+    return write_tiny_bundle
 
 
 @pytest.fixture(scope="session")
