@@ -63,7 +63,7 @@ class NetworkLatency:
 
     Attributes:
         ms: in a good round, what predictions aim at.
-        slow_ms: in the median round of the slowest stretch of the measurement, what the bound is to cover.
+        slow_ms: in the median round, at the host's slowest quarter of the time: what the bound is to cover.
     """
 
     architecture: str

@@ -167,7 +167,7 @@ def fit(
     chosen, calibrating, bounding = fitting.choose_networks(table, num_calibration, num_bounding, seed)
     networks, host_load = _measure_networks(
         table, chosen, [*calibrating, *bounding], latency_table.with_name(latency_table.name + ".fit.partial"),
-        rounds, stop_after_s, fitting.NUM_STRETCHES,
+        rounds, stop_after_s, for_bound=True,
     )  # fmt: skip
     fitted = fitting.calibrate(table, chosen, networks[: len(calibrating)])
     fitted = fitting.bound(fitted, chosen, networks[len(calibrating) :], coverage)
@@ -263,7 +263,7 @@ def check(
     anchors = fitting.anchors(table)
     measured, host_load = _measure_networks(
         table, space, [*encodings, *anchors], latency_table.with_name(latency_table.name + ".check.partial"),
-        rounds, stop_after_s, num_stretches=1,
+        rounds, stop_after_s, for_bound=False,
     )  # fmt: skip
     networks, again = measured[: len(encodings)], measured[len(encodings) :]
     result = fitting.check(table, space, networks, again)
@@ -323,7 +323,8 @@ def _measure_networks(
     partial: Path,
     rounds: int,
     stop_after_s: float | None,
-    num_stretches: int,
+    *,
+    for_bound: bool,
 ) -> tuple[list["NetworkLatency"], dict[str, Any]]:
     """Measure whole networks on the table's own device; raises LatencyTableError if this is another one."""
     from models.errors import LatencyTableError
@@ -343,10 +344,8 @@ def _measure_networks(
         raise LatencyTableError(f"stopped after {stop_after_s:g} s; run the same command to go on")
     partial.unlink(missing_ok=True)
     _warn([], measurements.host_load)
-    return (
-        [fitting.network_latency(e, measurements.networks[e], num_stretches) for e in encodings],
-        dict(measurements.host_load or {}),
-    )
+    samples = {encoding: measurements.networks[encoding] for encoding in encodings}
+    return fitting.network_latencies(samples, for_bound=for_bound), dict(measurements.host_load or {})
 
 
 @app.command(epilog="example: pnag latency kit --space ofa-mobilenetv3-w1.0 --only resolution=224 --out kit.zip")

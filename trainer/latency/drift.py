@@ -39,7 +39,7 @@ def report(table: LatencyTable, layers: Sequence[Layer], measurements: Measureme
         layer.key: ((_wall_ms(measurements.layers[layer.key]) - between_layers) / table.layers[layer.key].ms - 1) * 100
         for layer in layers
     }
-    again = [fit.network_latency(e, samples) for e, samples in measurements.networks.items()]
+    again = fit.network_latencies(measurements.networks, for_bound=False)
     networks_percent = fit.host_shift_percent(table, again)
     median_percent = statistics.median(moved.values()) if moved else None
     worst = max(moved, key=lambda key: abs(moved[key])) if moved else None

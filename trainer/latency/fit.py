@@ -10,7 +10,8 @@ one with the least leave-one-out error. Unconstrained, coefficients go negative.
 Axis letters: N = networks, F = layer families, the overhead first.
 """
 
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -75,17 +76,39 @@ def bound_factors(table: LatencyTable) -> dict[str, float]:
     return factors
 
 
-def network_latency(encoding: str, samples: Sequence[Sample], num_stretches: int = NUM_STRETCHES) -> NetworkLatency:
-    """What a network takes by the clock on the wall: in a good round, and in the slowest quarter of the time.
+def network_latencies(samples: Mapping[str, Sequence[Sample]], *, for_bound: bool) -> list[NetworkLatency]:
+    """What networks measured together take by the clock on the wall: in a good round, and in a slow one.
 
-    The speed of a host as a whole wanders by some percent within minutes. Rounds are in order of time, so the slowest
-    quarter tells how far it went, and a bound made from it holds at such times too. With one stretch `slow_ms` is the
-    plain median: what somebody finds who measures the network, and what a check compares with the bound.
+    A good round is the lower quartile, what predictions aim at. A slow one is the median round, what somebody finds who
+    measures the network; `for_bound`, times how far the host as a whole went from its own median in its slowest quarter
+    of the time. It wanders by some percent within minutes, and a promise has to hold then too.
     """
-    times = [ms for ms, _ in samples]
-    stretches = [part for part in np.array_split(times, num_stretches) if len(part)]
-    slow = max(float(np.median(part)) for part in stretches)
-    return NetworkLatency(encoding, round(lower_quartile(times), 6), round(slow, 6))
+    wander = host_wander(samples.values()) if for_bound else 1.0
+    networks = []
+    for encoding, rounds in samples.items():
+        times = [ms for ms, _ in rounds]
+        slow = wander * statistics.median(times)
+        networks.append(NetworkLatency(encoding, round(lower_quartile(times), 6), round(slow, 6)))
+    return networks
+
+
+def network_latency(encoding: str, samples: Sequence[Sample]) -> NetworkLatency:
+    """One network alone; `slow_ms` is the median of its own slowest quarter of the time."""
+    return network_latencies({encoding: samples}, for_bound=True)[0]
+
+
+def host_wander(samples: Iterable[Sequence[Sample]]) -> float:
+    """How much slower than usual networks measured in turn were in their slowest quarter of the time; at least 1.
+
+    Rounds are in order of time. What all networks share is the host; what is left is each one's own noise.
+    """
+    stretches: list[list[float]] = [[] for _ in range(NUM_STRETCHES)]
+    for rounds in samples:
+        times = [ms for ms, _ in rounds]
+        if len(times) >= NUM_STRETCHES:
+            for stretch, part in zip(stretches, np.array_split(times, NUM_STRETCHES), strict=True):
+                stretch.append(float(np.median(part)) / statistics.median(times))
+    return max([1.0, *(statistics.median(stretch) for stretch in stretches if stretch)])
 
 
 def calibrate(table: LatencyTable, space: SearchSpace, networks: Sequence[NetworkLatency]) -> LatencyTable:

@@ -111,7 +111,8 @@ def _table_of(measurements: Measurements, space: SearchSpace, coverage: float, n
 
 def _fitted(table: LatencyTable, space: SearchSpace, measurements: Measurements, coverage: float) -> LatencyTable:
     """Calibrated and bounded by the networks that were measured along, as far as they go."""
-    measured = {e: fit.network_latency(e, samples) for e, samples in measurements.networks.items()}
+    latencies = fit.network_latencies(measurements.networks, for_bound=True)
+    measured = {network.architecture: network for network in latencies}
     usable = {e: n for e, n in measured.items() if all(layer.key in table.layers for layer in space.layers(e))}
     calibrating = [n for e, n in usable.items() if e in measurements.calibration]
     bounding = [n for e, n in usable.items() if e not in measurements.calibration]

@@ -181,12 +181,31 @@ def test_a_checks_figures_follow_from_their_definitions(macro_table: LatencyTabl
     assert anchors[0] == min(networks, key=lambda n: n.ms).architecture
 
 
-def test_a_networks_latency_is_a_good_round_and_the_slowest_stretch() -> None:
+def test_a_networks_latency_is_a_good_round_and_a_slow_one() -> None:
+    rounds = [(ms, 0.0) for ms in (1.0, 1.1, 1.2, 1.3, 1.4)]
+    (network,) = fit.network_latencies({"x": rounds}, for_bound=False)
+    assert (network.ms, network.slow_ms) == (1.1, 1.2)
+
+
+def test_the_bound_is_made_for_the_hosts_slowest_quarter_of_the_time() -> None:
+    # Three networks, each 40 rounds; the host is 10 % slow in the third quarter, and one network has noise of its own.
+    host = np.repeat([1.0, 1.02, 1.10, 1.0], 10)
+    samples = {f"n{i}": [((i + 1) * h, 0.0) for h in host] for i in range(3)}
+    samples["n2"] = [(ms * (3.0 if r < 10 else 1.0), 0.0) for r, (ms, _) in enumerate(samples["n2"])]
+    assert fit.host_wander(samples.values()) == pytest.approx(1.10 / 1.01, rel=0.01)
+    plain = fit.network_latencies(samples, for_bound=False)
+    slow = fit.network_latencies(samples, for_bound=True)
+    for one, other in zip(plain, slow, strict=True):
+        assert other.slow_ms == pytest.approx(one.slow_ms * fit.host_wander(samples.values()))
+        assert one.ms == other.ms
+    assert fit.host_wander([]) == 1.0
+    assert fit.host_wander([[(1.0, 0.0)] * 2]) == 1.0
+
+
+def test_a_network_measured_alone_is_judged_by_its_own_slowest_quarter() -> None:
     times = [1.0] * 10 + [1.1] * 10 + [1.3] * 10 + [1.0] * 10
     network = fit.network_latency("x", [(ms, 0.0) for ms in times])
-    assert network.ms == 1.0
-    assert network.slow_ms == 1.3
-    assert fit.network_latency("x", [(ms, 0.0) for ms in times], num_stretches=1).slow_ms == 1.05
+    assert (network.ms, network.slow_ms) == (1.0, pytest.approx(1.3))
 
 
 def test_uncalibrated_tables_of_one_family_need_no_other(macro: SearchSpace) -> None:
