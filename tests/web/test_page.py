@@ -27,6 +27,9 @@ AXE = (Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js").read_text()
 WEIGHT_LIMIT_BYTES = 500_000
 SETTLED = "main[data-state=answered][aria-busy=false]"
 ASK = "**/generate/batch"
+WAIT_MS = 40_000
+"""What a busy machine may need; waiting ends as soon as there is something to see."""
+expect.set_options(timeout=WAIT_MS)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +46,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def context(browser: Browser, service: Service) -> Iterator[BrowserContext]:
     context = browser.new_context(base_url=service.url, viewport={"width": 1440, "height": 900})
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(WAIT_MS)
     yield context
     context.close()
 
@@ -183,17 +186,15 @@ def test_dragging_the_line_in_the_chart_moves_the_budget(new_page: Callable[...,
 def test_dragging_the_slider_answers_on_the_way(new_page: Callable[..., Page], service: Service) -> None:
     page = new_page("/?budget_ms=6")
     thumb_y = page.locator("#slider").bounding_box()["y"] + 20  # type: ignore[index]
-    seen = {verdict_of(page)}
+    seen = [verdict_of(page)]
     page.mouse.move(line_x(page), thumb_y)
     page.mouse.down()
     for _ in range(5):
-        before = page.locator("#verdict").inner_text()
         page.mouse.move(line_x(page) + 40, thumb_y)
-        expect(page.locator("#verdict")).not_to_have_text(before)  # the button is still down
-        seen.add(verdict_of(page))
+        expect(page.locator("main")).to_have_attribute("aria-busy", "false")  # the button is still down
+        seen.append(verdict_of(page))
     page.mouse.up()
-    assert len(seen) == 6
-    assert sorted(seen)[-1] == verdict_of(page)
+    assert seen == sorted(set(seen))
     shows(page, service, budget_ms=budget_of(page))
 
 
@@ -418,7 +419,7 @@ def test_another_bundle_and_a_second_front(new_page: Callable[..., Page], servic
     page.get_by_label("Compare").select_option("swift")
     expect(page.locator("#compared")).to_contain_text("Swift phone")
     expect(page.locator("#legend")).to_contain_text("Swift phone")
-    assert address_of(page)["compare"] == "swift"
+    page.wait_for_url("**compare=swift**")
     page.get_by_label("Bundle").select_option("swift")
     page.wait_for_selector(SETTLED)
     expect(page.locator("#under-device")).to_contain_text("Swift phone")
@@ -519,7 +520,7 @@ def test_what_is_copied_runs_and_gives_this_network(
 def test_a_bundle_without_weights_says_how_to_get_the_model(new_page: Callable[..., Page], service: Service) -> None:
     page = new_page("/?budget_ms=6")
     encoding = shows(page, service, budget_ms=6)["architecture"]["encoding"]
-    expect(page.locator("#export-command")).to_contain_text(f"--architecture {encoding} --weights FILE")
+    expect(page.locator("#inspect-command")).to_have_text(f"pnag inspect ofa-mobilenetv3-w1.0 {encoding}")
     expect(page.locator("#download")).to_be_hidden()
 
 
