@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from service.answerer import Answerer
 from service.bodies import bundle_ref, candidate_body, links, to_json
 from service.dependencies import AnswererDep, BundlesDep, SettingsDep
-from service.errors import InvalidRequestError, NoWeightsError, UnknownArchitectureError, check_count
+from service.errors import ConflictingFieldsError, NoWeightsError, UnknownArchitectureError, check_count
 from service.json_route import JsonRoute
 from service.loaded_bundle import LoadedBundle
 from service.routes.documented import CSV, JSON, problems
@@ -33,7 +33,7 @@ async def predict(request: PredictRequest, bundles: BundlesDep, settings: Settin
     `encoding` gets one candidate, `encodings` a list of them in the same order.
     """
     if (request.encoding is None) == (request.encodings is None):
-        raise InvalidRequestError("encodings", "send either encoding or encodings")
+        raise ConflictingFieldsError("encodings", "send either encoding or encodings")
     encodings = [request.encoding] if request.encoding is not None else request.encodings or []
     check_count("encodings", len(encodings), settings.max_items)
     bundle = bundles.catalogue.get(request.bundle)
@@ -91,9 +91,7 @@ async def architecture(architecture_id: str, answerer: AnswererDep) -> Response:
 async def model(architecture_id: str, answerer: AnswererDep) -> Response:
     """The runnable network, where the bundle has weights."""
     bundle, _ = await _find(answerer, architecture_id)
-    raise NoWeightsError(
-        f"bundle {bundle.name} has no weights; `pnag export` builds a network from a supernet checkpoint"
-    )
+    raise NoWeightsError(f"bundle {bundle.name} has no weights; build the network from its layers (`pnag inspect`)")
 
 
 def prefers_csv(accept: str) -> bool:

@@ -322,7 +322,7 @@ function showTake(answer) {
     $("download").href = model;
     $("download").download = `${answer.architecture.id}.onnx`;
   }
-  $("export-command").textContent = snippets.exportCommand(`bundles/${answer.bundle.name}`, answer.architecture.encoding);
+  $("inspect-command").textContent = snippets.inspectCommand(answer.architecture);
 }
 
 let saying = null;
@@ -380,7 +380,7 @@ function showProblem(problem) {
       showCosts({ ...point, latency_upper_ms: roundUp(point.latency_ms * factorOf(current(), coverageNow())), latency_coverage: coverageNow() }, "");
     }
     $("download").hidden = true;
-    $("export-command").textContent = snippets.exportCommand(`bundles/${current().body.name}`, body.architecture.encoding);
+    $("inspect-command").textContent = snippets.inspectCommand(body.architecture);
     infeasible = body.architecture;
   }
   chart.setAnswer({ budget_ms: state.budget_ms, predicted: null, isStale: false });
@@ -789,7 +789,7 @@ function listen() {
   $("copy-encoding").addEventListener("click", (e) => copy(e.currentTarget, (shown?.architecture ?? infeasible).encoding));
   $("copy-curl").addEventListener("click", (e) => copy(e.currentTarget, snippets.curl(question(), Boolean(api.key.get()))));
   $("copy-python").addEventListener("click", (e) => copy(e.currentTarget, snippets.python(question(), Boolean(api.key.get()))));
-  $("copy-export").addEventListener("click", (e) => copy(e.currentTarget, $("export-command").textContent));
+  $("copy-inspect").addEventListener("click", (e) => copy(e.currentTarget, $("inspect-command").textContent));
   $("download").addEventListener("click", downloadWithKey);
   $("theme").addEventListener("click", () => {
     const { dataset } = document.documentElement;

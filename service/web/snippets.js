@@ -21,8 +21,7 @@ print(answer["architecture"]["encoding"], answer["predicted"]["top1_percent"])
 `;
 }
 
-export const exportCommand = (bundle, encoding) =>
-  `pnag export --bundle ${bundle} --architecture ${encoding} --weights FILE --out model.onnx`;
+export const inspectCommand = ({ space, encoding }) => `pnag inspect ${space} ${encoding}`;
 
 export async function copy(text) {
   try {
