@@ -22,6 +22,9 @@ from trainer.progress import Progress
 from trainer.records import Records
 
 Floats = NDArray[np.float64]
+_BATCH = 200
+"""Records per step of an MLP."""
+
 _Extend = Callable[[Floats, Floats], AccuracyModel]
 """Features and y of more records -> the fitted model with those let in."""
 
@@ -202,7 +205,10 @@ def _fit_mlp_ensemble(
             for member in range(config.mlp_members):
                 network = MLPRegressor(
                     hidden_layer_sizes=config.mlp_hidden,
-                    alpha=config.mlp_weight_decay * len(x),
+                    batch_size=min(_BATCH, len(x)),
+                    # scikit-learn divides alpha by the batch, not by the records: times those, the decay would grow
+                    # with the data, and 20 000 records would rank worse than 3000.
+                    alpha=config.mlp_weight_decay * min(_BATCH, len(x)),
                     early_stopping=True,
                     n_iter_no_change=15,
                     max_iter=300,
