@@ -30,8 +30,6 @@ from trainer.latency.networks import Cost, stratified
 Floats = NDArray[np.float64]
 
 STRENGTHS = tuple(10.0**e for e in range(-7, 2))
-ANCHOR_WEIGHT = 3.0
-"""How many networks the cheapest counts for: nothing else tells the constant part from the rest."""
 NUM_STRETCHES = 4
 COVERAGES = (0.9, 0.95, 0.99)
 MIN_CALIBRATION_NETWORKS = 3
@@ -164,16 +162,13 @@ def _leave_one_out(features_NF: Floats, measured_N: Floats, strength: float) -> 
 def _solve(features_NF: Floats, measured_N: Floats, strength: float) -> Floats:
     from scipy.optimize import nnls
 
-    weight_N = np.ones(len(measured_N))
-    weight_N[np.argmin(measured_N)] = ANCHOR_WEIGHT
     relative_NF = features_NF / measured_N[:, np.newaxis]
     total_N = relative_NF.sum(axis=1)
-    scale = float(weight_N @ total_N / (weight_N @ total_N**2))
-    root_N = np.sqrt(weight_N / weight_N.sum())
-    count = features_NF.shape[1]
-    pull = np.sqrt(strength / count)
-    rows = np.concatenate([relative_NF * root_N[:, np.newaxis] * scale, pull * np.eye(count)])
-    targets = np.concatenate([root_N, np.full(count, pull)])
+    scale = float(total_N.sum() / (total_N**2).sum())
+    num_networks, num_families = features_NF.shape
+    share, pull = np.sqrt(1 / num_networks), np.sqrt(strength / num_families)
+    rows = np.concatenate([relative_NF * share * scale, pull * np.eye(num_families)])
+    targets = np.concatenate([np.full(num_networks, share), np.full(num_families, pull)])
     solution: Floats = nnls(rows, targets)[0]
     return solution * scale
 
