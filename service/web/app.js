@@ -110,6 +110,7 @@ function question() {
 }
 
 function ask() {
+  if (!current() || state.budget_ms === null) return; // on the way to another bundle, which asks when it is there
   const now = performance.now();
   if (now - lastMove > PAUSE_MS || baseline === null) baseline = shown?.architecture ?? null;
   lastMove = now;
@@ -123,7 +124,7 @@ function ask() {
 let addressTimer = null;
 function rememberAddress() {
   clearTimeout(addressTimer);
-  addressTimer = setTimeout(() => address.write(state), 150);
+  addressTimer = setTimeout(() => state.budget_ms !== null && address.write(state), 150);
 }
 
 function setBudget(budget_ms, { fromField = false } = {}) {
@@ -260,6 +261,7 @@ function setLimit(name, text) {
   if (text === "") delete state.limits[name];
   else if (Number(text) > 0) state.limits[name] = Number(text);
   else return;
+  if (!current()) return;
   showLandscape({ keepView: true });
   ask();
 }
@@ -778,6 +780,7 @@ function listen() {
     start();
   });
   $("coverage").addEventListener("change", () => {
+    if (!current()) return;
     const chosen = Number($("coverage").value);
     state.coverage = chosen === current().body.coverage ? null : chosen;
     showLandscape();

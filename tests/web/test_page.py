@@ -71,7 +71,7 @@ def new_page(context: BrowserContext, errors: list[str]) -> Iterator[Callable[..
         return page
 
     yield make
-    assert not errors
+    assert errors == []
 
 
 # -- what is on the page ---------------------------------------------------------------------------------------------
