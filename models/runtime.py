@@ -348,12 +348,11 @@ class OnnxGenerator:
 
     def _cost_limits(self, limits: Limits) -> tuple[float, float]:
         """The limits that the slack mask can hold: MACs and parameters."""
-        macs = NO_LIMIT if limits.macs_m is None else limits.macs_m * 1e6
-        params = min(
-            NO_LIMIT if limits.params_m is None else limits.params_m * 1e6,
-            NO_LIMIT if limits.size_mb is None else limits.size_mb * 1e6 / self._bytes,
-        )
-        return float(min(macs, NO_LIMIT)), float(min(params, NO_LIMIT))
+        none = float(NO_LIMIT)  # compared as Python floats: 1e300 would overflow as float32
+        macs = none if limits.macs_m is None else limits.macs_m * 1e6
+        params = none if limits.params_m is None else limits.params_m * 1e6
+        size = none if limits.size_mb is None else limits.size_mb * 1e6 / self._bytes
+        return min(macs, none), min(params, size, none)
 
     def _candidates(self, tokens_ND: Tokens, values: "_Values", coverage: float | None) -> list[Candidate]:
         coverage = self.bundle.latency_table.default_coverage if coverage is None else coverage

@@ -102,7 +102,7 @@ async def patience(receive: Receive, timeout_s: float) -> AsyncIterator[asyncio.
 
 
 def asked_timeout_s(headers: dict[bytes, bytes], max_s: float) -> float | None:
-    """The time a caller gives us (`x-request-timeout-ms`), at most our own; None if that is not a number above 0."""
+    """The time a caller gives us (`x-request-timeout-ms`), at most our own; None if it is not a number of 1 or more."""
     text = headers.get(TIMEOUT_HEADER)
     if text is None:
         return max_s
@@ -110,7 +110,7 @@ def asked_timeout_s(headers: dict[bytes, bytes], max_s: float) -> float | None:
         asked_s = float(text) / 1000
     except ValueError:
         return None
-    return min(asked_s, max_s) if asked_s > 0 else None
+    return min(asked_s, max_s) if asked_s >= 0.001 else None
 
 
 def _replay(body: bytes, gone: asyncio.Event) -> Receive:

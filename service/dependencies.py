@@ -4,12 +4,14 @@ from collections.abc import MutableMapping
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request
+from pydantic import Field
 
 from service.answerer import Answerer
 from service.bundles import BundleStore
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.reloader import Reloader
+from service.schemas import Unset
 from service.settings import Settings
 
 
@@ -56,10 +58,9 @@ ReloaderDep = Annotated[Reloader, Depends(_reloader)]
 ScopeDep = Annotated[MutableMapping[str, Any], Depends(_scope)]
 
 TimeoutHeader = Annotated[
-    float | None,
+    Annotated[float, Field(ge=1, allow_inf_nan=False)] | Unset,
     Header(
         alias="x-request-timeout-ms",
-        gt=0,
         description="How long the caller will wait, at most PNAG_REQUEST_TIMEOUT_S; after that it is 503.",
     ),
 ]

@@ -45,6 +45,12 @@ class InvalidRequestError(ServiceError):
         self.field, self.message = field, message
 
 
+class ConflictingFieldsError(InvalidRequestError):
+    """Each field is as its schema wants it, but together they say too little, too much, or two things."""
+
+    code = "conflicting-fields"
+
+
 class OverloadedError(ServiceError):
     """Too many are waiting: come back later."""
 
@@ -161,6 +167,7 @@ class Problem:
 
 TITLES = {
     "invalid-request": "The request is not valid",
+    "conflicting-fields": "Some fields do not go together",
     "infeasible-budget": "No network is fast enough",
     "invalid-budget": "The budget or its coverage cannot be promised",
     "invalid-encoding": "The encoding is not a network of the search space",
@@ -197,7 +204,7 @@ def problem_of(exc: Exception) -> Problem:
         case SearchSpaceError():
             return Problem("unknown-search-space", 404, str(exc))
         case InvalidRequestError():
-            return _invalid([{"field": exc.field, "message": exc.message}])
+            return _invalid([{"field": exc.field, "message": exc.message}], exc.code)
         case BundleError() | SettingsError():
             return Problem("reload-failed", 409, f"everything stays as it was: {exc}")
         case ServiceError():
@@ -219,9 +226,9 @@ def check_count(field: str, count: int, max_count: int) -> None:
         raise InvalidRequestError(field, f"{count} items; send at most {max_count} at once (PNAG_MAX_ITEMS)")
 
 
-def _invalid(errors: list[FieldError]) -> Problem:
+def _invalid(errors: list[FieldError], code: str = InvalidRequestError.code) -> Problem:
     detail = "; ".join(f"{e['field']}: {e['message']}" if e["field"] else e["message"] for e in errors[:5])
-    return Problem("invalid-request", 422, detail, {"errors": errors[:50]})
+    return Problem(code, 422, detail, {"errors": errors[:50]})
 
 
 def _field_error(error: Any) -> FieldError:

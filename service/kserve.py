@@ -9,11 +9,14 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from service.errors import InvalidRequestError
-from service.schemas import AnswerBody, Conditions
+from service.errors import ConflictingFieldsError
+from service.schemas import WHOLE, AnswerBody, Conditions
 
 HEADER_LENGTH = "inference-header-content-length"
 INPUT = "budget_ms"
+
+# What the protocol has beside what we read is ignored, but what we read is read strictly.
+_LENIENT = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 Datatype = Literal["FP32", "FP64"]
 _FORMATS: dict[str, str] = {"FP32": "f", "FP64": "d"}
@@ -32,19 +35,19 @@ OUTPUTS: dict[str, tuple[str, Callable[[AnswerBody], Any]]] = {
 class TensorParameters(BaseModel):
     """What of it is sent as bytes; other parameters are ignored."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = _LENIENT
 
-    binary_data_size: Annotated[int, Field(ge=0)] | None = None
+    binary_data_size: Annotated[int, Field(ge=0), WHOLE] | None = None
     binary_data: bool | None = None
 
 
 class InferInput(BaseModel):
     """One input tensor."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = _LENIENT
 
     name: Literal["budget_ms"]
-    shape: list[Annotated[int, Field(ge=1)]] = Field(min_length=1, max_length=2, examples=[[2]])
+    shape: list[Annotated[int, Field(ge=1, le=1_000_000), WHOLE]] = Field(min_length=1, max_length=2, examples=[[2]])
     """[N] or [N, 1]: latency budgets in ms."""
     datatype: Datatype
     data: list[float | list[float]] | None = Field(default=None, examples=[[20, 30]])
@@ -54,7 +57,7 @@ class InferInput(BaseModel):
 class InferOutput(BaseModel):
     """An output that is wanted."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = _LENIENT
 
     name: Literal["encoding", "architecture_id", "top1_percent", "latency_ms", "latency_upper_ms"]
     parameters: TensorParameters = TensorParameters()
@@ -63,7 +66,7 @@ class InferOutput(BaseModel):
 class InferParameters(Conditions):
     """The conditions of `/generate`, for all budgets; what the protocol has beside these is ignored."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = _LENIENT
 
     binary_data_output: bool = False
 
@@ -71,7 +74,7 @@ class InferParameters(Conditions):
 class InferRequest(BaseModel):
     """An inference request; all outputs are sent where none is named."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = _LENIENT
 
     id: Annotated[str, Field(max_length=200)] | None = None
     parameters: InferParameters = InferParameters()
@@ -134,23 +137,23 @@ def read_request(body: bytes, header_length: str | None) -> tuple[InferRequest, 
 
     Raises:
         ValidationError: if the JSON is not a request.
-        InvalidRequestError: naming what does not fit together.
+        ConflictingFieldsError: naming what does not fit together.
     """
     split = len(body)
     if header_length is not None:
         if not header_length.isascii() or not header_length.isdigit() or int(header_length) > len(body):
-            raise InvalidRequestError(HEADER_LENGTH, f"{header_length!r} is not a number of bytes of this body")
+            raise ConflictingFieldsError(HEADER_LENGTH, f"{header_length!r} is not a number of bytes of this body")
         split = int(header_length)
     request = InferRequest.model_validate_json(body[:split])
     tensor = request.inputs[0]
     count = prod(tensor.shape)
     if len(tensor.shape) == 2 and tensor.shape[1] != 1:
-        raise InvalidRequestError("inputs.0.shape", f"{tensor.shape}; expected [N] or [N, 1]")
+        raise ConflictingFieldsError("inputs.0.shape", f"{tensor.shape}; expected [N] or [N, 1]")
     size = tensor.parameters.binary_data_size
     if size is not None:
         layout = f"<{count}{_FORMATS[tensor.datatype]}"
         if size != struct.calcsize(layout) or size != len(body) - split:
-            raise InvalidRequestError(
+            raise ConflictingFieldsError(
                 "inputs.0.parameters.binary_data_size",
                 f"{size} bytes for {count} x {tensor.datatype}, and {len(body) - split} bytes after the JSON",
             )
@@ -159,7 +162,7 @@ def read_request(body: bytes, header_length: str | None) -> tuple[InferRequest, 
         rows = tensor.data or []
         values = [value for row in rows for value in (row if isinstance(row, list) else [row])]
     if len(values) != count:
-        raise InvalidRequestError("inputs.0.data", f"{len(values)} values for shape {tensor.shape}")
+        raise ConflictingFieldsError("inputs.0.data", f"{len(values)} values for shape {tensor.shape}")
     return request, values
 
 

@@ -6,17 +6,29 @@ mypy checks that they are built whole, and nothing is checked again at run time.
 
 from typing import Annotated, Literal, NotRequired
 
-from pydantic import BaseModel, ConfigDict, Field, with_config
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, with_config
+from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict
 
 _REQUEST = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 _ANSWER = with_config(ConfigDict(use_attribute_docstrings=True))
 
+SMALLEST_BUDGET_MS = 0.001
+Budget = Annotated[float, Field(ge=SMALLEST_BUDGET_MS, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Coverage = Annotated[float, Field(ge=0.5, lt=1, allow_inf_nan=False)]
+Unset = SkipJsonSchema[None]
+"""Of a query or header: may be left out, but cannot be sent as null."""
 BundleName = Annotated[str, Field(min_length=1, max_length=200)]
 
+WHOLE = BeforeValidator(lambda value: int(value) if _is_whole_float(value) else value)
+"""JSON has one kind of number: 2.0 is as whole as 2."""
+
 MAX_ALTERNATIVES = 20
+
+
+def _is_whole_float(value: object) -> bool:
+    return isinstance(value, float) and value.is_integer()
 
 
 # -- requests --------------------------------------------------------------------------------------------------------
@@ -47,14 +59,14 @@ class Conditions(BaseModel):
     limits: LimitsBody | None = None
     coverage: Coverage | None = None
     """How likely the measured latency keeps the budget. Left out: what the bundle promises. 0.5: no safety margin."""
-    num_alternatives: int = Field(default=0, ge=0, le=MAX_ALTERNATIVES)
+    num_alternatives: Annotated[int, Field(ge=0, le=MAX_ALTERNATIVES), WHOLE] = 0
     """Further networks that fit, the next most accurate first."""
 
 
 class GenerateRequest(Conditions):
     """A budget, and optionally what else must hold."""
 
-    budget_ms: Positive = Field(examples=[20])
+    budget_ms: Budget = Field(examples=[20])
     """Latency budget in ms on the bundle's device; rounded down to 3 decimals."""
 
 
@@ -63,9 +75,9 @@ class GenerateQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    budget_ms: Positive | None = None
+    budget_ms: Budget | Unset = None
     """Latency budget in ms, where the request has no body."""
-    bundle: BundleName | None = None
+    bundle: BundleName | Unset = None
     """Which bundle answers, where the request has no body."""
 
 
@@ -94,15 +106,15 @@ class FrontQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    bundle: BundleName | None = None
+    bundle: BundleName | Unset = None
     """Whose front: a name, or `name@version`."""
-    min_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    min_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Unset = None
     """Leave out networks with a smaller `latency_upper_ms`."""
-    max_ms: Positive | None = None
+    max_ms: Positive | Unset = None
     """Leave out networks with a larger `latency_upper_ms`."""
-    points: Annotated[int, Field(ge=1)] | None = None
+    points: Annotated[int, Field(ge=1)] | Unset = None
     """At most this many, spread evenly."""
-    coverage: Coverage | None = None
+    coverage: Coverage | Unset = None
     """Of `latency_upper_ms`. Left out: what the bundle promises."""
 
 

@@ -195,13 +195,15 @@ def _fit_mlp_ensemble(
 ) -> tuple[AccuracyModel, _Extend]:
     """scikit-learn's MLPs from different starts; letting more records in means fitting again."""
     from sklearn.neural_network import MLPRegressor
+    from threadpoolctl import threadpool_limits
 
     def fit(features: Floats, targets: Floats) -> MlpEnsemble:
         shift_F, spread_F = _standardise(features)
         mean, scale = float(targets.mean()), float(targets.std()) or 1.0
         x, y = (features - shift_F) / spread_F, (targets - mean) / scale
         networks = []
-        with progress.stage("evaluator", config.mlp_members) as bar:
+        # At these sizes a second BLAS thread only spins: 269 s of processor instead of 60 for 26 000 records.
+        with threadpool_limits(1), progress.stage("evaluator", config.mlp_members) as bar:
             for member in range(config.mlp_members):
                 network = MLPRegressor(
                     hidden_layer_sizes=config.mlp_hidden,

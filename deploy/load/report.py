@@ -18,8 +18,7 @@ shared with other work too. Read the ratios. {system}, Python {python}.
 
 64 connections, {rounds} interleaved rounds of {round_s} s, medians. *hit*: one of 100 budgets that were asked before.
 *miss*: budgets that never were; the generator samples 32 candidates for each. One replica is asked directly; two are
-asked through nginx. *not 200* is what was told to come back later (503): 64 callers who never wait are more than it
-takes on, on purpose.
+asked through nginx. *not 200*: answered with something else, such as 503; *broken*: not answered at all.
 
 | | | requests/s | p50 ms | p99 ms | not 200 | broken |
 |---|---|---|---|---|---|---|"""

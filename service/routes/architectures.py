@@ -12,7 +12,7 @@ from service.dependencies import AnswererDep, BundlesDep, SettingsDep
 from service.errors import ConflictingFieldsError, NoWeightsError, UnknownArchitectureError, check_count
 from service.json_route import JsonRoute
 from service.loaded_bundle import LoadedBundle
-from service.routes.documented import CSV, JSON, problems
+from service.routes.documented import CSV, GET_ARCHITECTURE, GET_MODEL, JSON, LOOK_UP_AGAIN, problems
 from service.schemas import (
     ArchitectureAnswer,
     CandidateBody,
@@ -26,7 +26,11 @@ from service.schemas import (
 router = APIRouter(tags=["architectures"], route_class=JsonRoute)
 
 
-@router.post("/predict", response_model=PredictOneBody | PredictManyBody, responses=problems(404, 413, 415, 422, 503))
+@router.post(
+    "/predict",
+    response_model=PredictOneBody | PredictManyBody,
+    responses={200: LOOK_UP_AGAIN, **problems(404, 413, 415, 422, 503)},
+)
 async def predict(request: PredictRequest, bundles: BundlesDep, settings: SettingsDep) -> Response:
     """Predicted accuracy, latency and size of networks you name.
 
@@ -69,7 +73,12 @@ async def pareto_front(request: Request, query: Annotated[FrontQuery, Query()], 
     return Response(to_json(body), media_type=JSON, headers={"vary": "accept"})
 
 
-@router.get("/architectures/{architecture_id}", response_model=ArchitectureAnswer, responses=problems(404, 422, 503))
+@router.get(
+    "/architectures/{architecture_id}",
+    operation_id=GET_ARCHITECTURE,
+    response_model=ArchitectureAnswer,
+    responses=problems(404, 422, 503),
+)
 async def architecture(architecture_id: str, answerer: AnswererDep) -> Response:
     """A network of a front, or one that was answered lately, by its id."""
     bundle, encoding = await _find(answerer, architecture_id)
@@ -85,6 +94,7 @@ async def architecture(architecture_id: str, answerer: AnswererDep) -> Response:
 
 @router.get(
     "/architectures/{architecture_id}/model.onnx",
+    operation_id=GET_MODEL,
     response_class=Response,
     responses={200: {"content": {"application/octet-stream": {}}}, **problems(404, 422)},
 )

@@ -7,6 +7,17 @@ from service.errors import MEDIA_TYPE
 JSON = "application/json"
 CSV = "text/csv"
 
+GET_ARCHITECTURE, GET_MODEL = "get_architecture", "get_model"
+
+_ID = {"architecture_id": "$response.body#/architecture/id"}
+LOOK_UP_AGAIN: dict[str, Any] = {
+    "links": {
+        "architecture": {"operationId": GET_ARCHITECTURE, "parameters": _ID},
+        "model": {"operationId": GET_MODEL, "parameters": _ID},
+    }
+}
+"""The 200 of a route whose answer names a network: where that can be asked for again."""
+
 _WHY = {
     400: "The request is not HTTP as it should be",
     401: "No API key, or an unknown one",

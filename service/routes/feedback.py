@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 
 from service.bodies import bundle_ref, to_json
 from service.dependencies import AnswererDep, BundlesDep
-from service.errors import InvalidRequestError, UnknownArchitectureError
+from service.errors import ConflictingFieldsError, UnknownArchitectureError
 from service.feedback import Feedback, Report, Summary
 from service.json_route import JsonRoute
 from service.routes.architectures import prefers_csv
@@ -99,7 +99,7 @@ async def feedback(
 ) -> Response:
     """Report what a network took on a device. It is kept and counted; answers do not change by it."""
     if (request.id is None) == (request.encoding is None):
-        raise InvalidRequestError("id", "send either id or encoding")
+        raise ConflictingFieldsError("id", "send either id or encoding")
     if request.encoding is not None:
         bundle, encoding = bundles.catalogue.get(request.bundle), request.encoding
     else:

@@ -6,15 +6,17 @@ from fastapi import APIRouter, Query, Response
 
 from service.bodies import to_json
 from service.dependencies import AnswererDep, BundlesDep, ScopeDep, SettingsDep, TimeoutHeader
-from service.errors import InvalidRequestError, check_count, problem_of
+from service.errors import ConflictingFieldsError, check_count, problem_of
 from service.json_route import JsonRoute
-from service.routes.documented import JSON, problems
+from service.routes.documented import JSON, LOOK_UP_AGAIN, problems
 from service.schemas import AnswerBody, BatchBody, BatchRequest, GenerateQuery, GenerateRequest
 
 router = APIRouter(tags=["generate"], route_class=JsonRoute)
 
 
-@router.post("/generate", response_model=AnswerBody, responses=problems(404, 413, 415, 422, 503))
+@router.post(
+    "/generate", response_model=AnswerBody, responses={200: LOOK_UP_AGAIN, **problems(404, 413, 415, 422, 503)}
+)
 async def generate(
     query: Annotated[GenerateQuery, Query()],
     scope: ScopeDep,
@@ -26,10 +28,10 @@ async def generate(
     # Most requests never come here: service/hot_path.py answers them in the same way.
     if request is None:
         if query.budget_ms is None:
-            raise InvalidRequestError("budget_ms", 'missing; send {"budget_ms": 20} as JSON, or ?budget_ms=20')
+            raise ConflictingFieldsError("budget_ms", 'missing; send {"budget_ms": 20} as JSON, or ?budget_ms=20')
         request = GenerateRequest(budget_ms=query.budget_ms, bundle=query.bundle)
     elif query.model_fields_set:
-        raise InvalidRequestError("budget_ms", "sent in the body and in the query; use one of the two")
+        raise ConflictingFieldsError("budget_ms", "sent in the body and in the query; use one of the two")
     reply = await answerer.answer(answerer.understand(request))
     scope["pnag.cache"] = reply.cache
     return Response(reply.content, media_type=JSON, headers={"x-cache": reply.cache})

@@ -31,11 +31,9 @@ router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
 _INFER_BODY = {
     "requestBody": {
+        "description": f"JSON; with the header {HEADER_LENGTH}, so many bytes of JSON and then tensors as bytes.",
         "required": True,
-        "content": {
-            JSON: {"schema": {"$ref": "#/components/schemas/InferRequest"}},
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-        },
+        "content": {JSON: {"schema": {"$ref": "#/components/schemas/InferRequest"}}},
     }
 }
 

@@ -41,8 +41,8 @@ def test_a_network_may_be_named_by_the_id_it_was_answered_with(client: TestClien
 @pytest.mark.parametrize(
     ("body", "status", "problem"),
     [
-        ({"device": "phone", "latency_ms": 1.0}, 422, "invalid-request"),
-        ({"encoding": ENCODING, "id": "x", "device": "phone", "latency_ms": 1.0}, 422, "invalid-request"),
+        ({"device": "phone", "latency_ms": 1.0}, 422, "conflicting-fields"),
+        ({"encoding": ENCODING, "id": "x", "device": "phone", "latency_ms": 1.0}, 422, "conflicting-fields"),
         ({"encoding": ENCODING, "device": "phone", "latency_ms": -1.0}, 422, "invalid-request"),
         ({"encoding": ENCODING, "device": "", "latency_ms": 1.0}, 422, "invalid-request"),
         ({"encoding": "nonsense", "device": "phone", "latency_ms": 1.0}, 422, "invalid-encoding"),

@@ -117,7 +117,7 @@ def test_another_media_type_is_415(client: TestClient) -> None:
 
 
 def test_no_budget_at_all_is_told_how_to_send_one(client: TestClient) -> None:
-    assert "?budget_ms=20" in problem(client.post("/generate"), 422, "invalid-request")["detail"]
+    assert "?budget_ms=20" in problem(client.post("/generate"), 422, "conflicting-fields")["detail"]
 
 
 @pytest.mark.parametrize("query", ["budget_ms=x", "budget_ms=nan", "budget_ms=inf", "budget_ms=-1", "budget=20"])
@@ -126,7 +126,7 @@ def test_a_bad_query_is_refused(client: TestClient, query: str) -> None:
 
 
 def test_a_budget_in_body_and_query_is_refused(client: TestClient) -> None:
-    problem(client.post("/generate?budget_ms=5", json={"budget_ms": 6}), 422, "invalid-request")
+    problem(client.post("/generate?budget_ms=5", json={"budget_ms": 6}), 422, "conflicting-fields")
 
 
 def test_below_the_fastest_network_names_the_smallest_budget_and_that_network(client: TestClient) -> None:

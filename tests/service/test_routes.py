@@ -37,10 +37,10 @@ def test_predict_says_what_is_wrong_with_an_encoding(client: TestClient, encodin
     assert said in response.json()["detail"]
 
 
-@pytest.mark.parametrize("body", [{}, {"encoding": "02012100", "encodings": ["02012100"]}, {"encodings": []}])
+@pytest.mark.parametrize("body", [{}, {"encoding": "02012100", "encodings": ["02012100"]}])
 def test_predict_wants_one_of_its_two_fields(client: TestClient, body: dict[str, object]) -> None:
     response = client.post("/predict", json=body)
-    assert (response.status_code, response.json()["type"]) == (422, "urn:pnag:problem:invalid-request")
+    assert (response.status_code, response.json()["type"]) == (422, "urn:pnag:problem:conflicting-fields")
 
 
 def test_the_front_rises_in_both_columns(client: TestClient) -> None:
