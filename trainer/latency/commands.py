@@ -4,7 +4,6 @@ Heavy imports wait until a command runs, so that `pnag --help` stays fast.
 """
 
 import json
-import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -571,7 +570,6 @@ def _warn(warnings: list[str], host_load: Any) -> None:
 
 
 def _log(message: str) -> None:
-    logging.getLogger("pnag.latency").info(message)
     sys.stderr.write(message + "\n")
 
 

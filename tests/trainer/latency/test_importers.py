@@ -13,7 +13,7 @@ from models.layers import Layer
 from models.search_space import SearchSpace
 from models.spaces.registry import get_space
 from trainer.latency import importers
-from trainer.latency.measure import Measurements
+from trainer.latency.measure import Measurements, to_table
 
 
 @pytest.fixture(scope="session")
@@ -168,6 +168,20 @@ def test_layers_lose_the_empty_sessions_overhead(macro: SearchSpace, macro_table
     assert table.overhead_ms == pytest.approx(0.004)
     assert table.device.name == "kit device"
     assert table.device.threads == 2
+
+
+def test_layers_measured_later_join_at_the_clock_that_held_before(
+    macro: SearchSpace, macro_table: LatencyTable
+) -> None:
+    first, second = _measurements(macro, macro_table), _measurements(macro, macro_table)
+    keys = list(first.layers)
+    first.layers = {key: first.layers[key] for key in keys[:9]}
+    # The second run finds the machine clocked down by a fifth: everything, probe included, takes 1.25 times as long.
+    second.layers = {key: [(1.25 * ms, 1.25 * c) for ms, c in second.layers[key]] for key in keys[9:]}
+    second.overhead = {kind: [(1.25 * ms, 1.25 * c) for ms, c in rounds] for kind, rounds in second.overhead.items()}
+    table = to_table(second, base=to_table(first))
+    for key in keys:
+        assert table.layers[key].ms == pytest.approx(macro_table.layers[key].ms, abs=3e-6)
 
 
 def test_a_file_cut_off_half_way_gives_what_is_complete_and_says_what_is_missing(
