@@ -163,6 +163,19 @@ def test_an_execution_provider_that_is_not_there_is_named_with_those_that_are() 
         kit_script.open_session(item, kit_script.Setup(execution_provider="TpuExecutionProvider"))
 
 
+def test_a_session_keeps_the_tensors_it_is_bound_to() -> None:
+    # The binding does not: onnxruntime 1.19 crashes, 1.32 reads freed memory without a word.
+    import onnxruntime as ort
+
+    from trainer.latency.graphs import empty_graph
+
+    run = kit_script.open_session(Item("x", 0, lambda: empty_graph().SerializeToString()), SETUP)
+    assert run() > 0
+    held = [cell.cell_contents for cell in run.__closure__ or ()]
+    held += [part for entry in held if isinstance(entry, tuple) for part in entry]
+    assert sum(isinstance(entry, ort.OrtValue) for entry in held) == 2
+
+
 def test_a_killed_process_keeps_its_rounds_and_the_next_goes_on(tmp_path: Path) -> None:
     script = textwrap.dedent(
         """
