@@ -91,8 +91,13 @@ stop_engine() {
 }
 
 leave() {
-  if [ -n "${PNAG_E2E_OWN_ENGINE:-}" ]; then stop_engine; fi
-  rm -rf "$WORK" 2>/dev/null || true
+  if [ -n "${PNAG_E2E_OWN_ENGINE:-}" ]; then
+    stop_engine
+    # It leaves its name space's file mounted; a folder with a mount in it cannot be removed.
+    awk -v below="$WORK/" 'index($2, below) == 1 { print $2 }' /proc/mounts | sort -r | xargs -r umount
+    if [ -n "${PNAG_E2E_DATA:-}" ]; then umount "$PNAG_E2E_DATA" 2>/dev/null || true; fi
+  fi
+  rm -rf "$WORK"
 }
 
 # ---- tools, images, files --------------------------------------------------------------------------------------------
