@@ -1,14 +1,27 @@
 """What several test folders need."""
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import settings
 
 # A busy host is no failure; the timeout in pyproject.toml ends what hangs.
 settings.register_profile("pnag", deadline=None)
 settings.load_profile("pnag")
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_they_were() -> Iterator[None]:
+    """Logging set up inside a test writes to that test's captured stderr, which is closed for the next."""
+    root = logging.getLogger()
+    handlers, level, events = root.handlers[:], root.level, structlog.get_config()
+    yield
+    root.handlers[:], root.level = handlers, level
+    structlog.configure(**events)
 
 
 @pytest.fixture(scope="session")
