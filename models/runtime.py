@@ -17,6 +17,7 @@ from models.bundle import EVALUATOR, GENERATOR, Bundle
 from models.errors import BudgetError, BundleError, InfeasibleBudgetError
 from models.features import ArchitectureFeatures
 from models.metric import MetricValue
+from models.pareto import pareto_front
 from models.search_space import Architecture, Tokens
 
 Floats = NDArray[np.float64]
@@ -24,6 +25,9 @@ Floats = NDArray[np.float64]
 COSTS = ("latency_ms", "macs", "params")
 NO_LIMIT = np.float32(3e38)
 DEFAULT_NUM_CANDIDATES = 32
+EVALUATED_AT_ONCE = 64
+"""Architectures; each meets every training record, and ONNX Runtime keeps the memory of the largest run for good."""
+
 BYTES_PER_NUMBER = {"fp32": 4, "fp16": 2, "int8": 1}
 
 # A limited request also samples at these fractions of the feasible range below its budget: with a limit that binds, the
@@ -143,10 +147,12 @@ class OnnxGenerator:
         self._metric = bundle.metric
         precision = bundle.latency_table.device.precision or "fp32"
         self._bytes = BYTES_PER_NUMBER.get(precision, 4)
-        # The front as tokens, rising in latency and accuracy.
+        # The front as tokens, rising in latency and accuracy by what the table and the evaluator say here and now.
         self._front_FD = np.stack([space.decode(point.encoding) for point in bundle.front])
         self._check_shapes()
-        self._front = self._evaluate(self._front_FD)
+        values = self._evaluate(self._front_FD)
+        rising_F = pareto_front(values.latency_ms, values.accuracy)
+        self._front_FD, self._front = self._front_FD[rising_F], values.take(rising_F)
         self.range_ms = (float(self._front.latency_ms.min()), float(self._front.latency_ms.max()))
 
     # -- questions ---------------------------------------------------------------------------------------------------
@@ -248,7 +254,7 @@ class OnnxGenerator:
         count = 1 + query.num_alternatives
         sampled = self._best(values, query, budget)[:count]
         # A network that was sampled too must not appear twice, so look a little further down the front.
-        remembered = self._best(self._front, query, budget)[: 2 * count]
+        remembered = self._best_of_front(query, budget)[: 2 * count]
         keys = {samples_ND[i].tobytes() for i in sampled}
         remembered = np.array([i for i in remembered if self._front_FD[i].tobytes() not in keys], dtype=np.int64)
         tokens_ND = np.concatenate([samples_ND[sampled], self._front_FD[remembered]])
@@ -267,6 +273,14 @@ class OnnxGenerator:
             fits_N &= self._limited(values, name) <= value
         order = np.lexsort((values.latency_ms, -values.accuracy))
         return order[fits_N[order]]
+
+    def _best_of_front(self, query: Query, budget: float) -> NDArray[np.int64]:
+        """The same for the front: it rises in both columns, so there is nothing to sort."""
+        stop = int(np.searchsorted(self._front.latency_ms, budget, side="right"))
+        fits_N = np.ones(stop, dtype=np.bool_)
+        for name, value in query.limits.items():
+            fits_N &= self._limited(self._front, name)[:stop] <= value
+        return np.flatnonzero(fits_N)[::-1]
 
     @staticmethod
     def _distinct(tokens_BSD: Tokens) -> tuple[Tokens, NDArray[np.int64]]:
@@ -365,7 +379,7 @@ class OnnxGenerator:
             params, peak = _known(values.params[i]), _known(values.peak_activations[i])
             candidates.append(
                 Candidate(
-                    Architecture(self._space.name, self._space.encode(tokens_D)),
+                    Architecture(self._space.name, self._space.spell(tokens_D)),
                     Prediction(
                         accuracy=accuracy,
                         accuracy_interval=accuracy_interval,
@@ -411,7 +425,11 @@ def run_evaluator(session: onnxruntime.InferenceSession, features_NF: Floats) ->
 
     Rounded to 9 decimals: the last bits depend on how many architectures are asked at once, and answers must not.
     """
-    accuracy_N: Floats = np.round(session.run(None, {"features": features_NF})[0], 9)
+    parts = [
+        session.run(None, {"features": features_NF[start : start + EVALUATED_AT_ONCE]})[0]
+        for start in range(0, max(len(features_NF), 1), EVALUATED_AT_ONCE)
+    ]
+    accuracy_N: Floats = np.round(np.concatenate(parts), 9)
     return accuracy_N
 
 

@@ -149,6 +149,10 @@ class SearchSpace(ABC):
             EncodingError: if the row is not a valid, canonical architecture.
         """
         self.validate(tokens_D[np.newaxis])
+        return self.spell(tokens_D)
+
+    def spell(self, tokens_D: Tokens) -> str:
+        """The encoding of a token row that is known to be canonical; checking it would take longer than this does."""
         return self.format_values(self._values(tokens_D))
 
     def architecture(self, encoding: str) -> Architecture:
