@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from models.runtime import OnnxGenerator
 from service.answerer import Answerer
 from service.bounds import Patience, ReadBody
 from service.bundles import BundleStore
@@ -54,14 +55,16 @@ def create_app(settings: Settings) -> Application:
     Raises:
         SettingsError: if an API key is not as it should be.
     """
-    # One thread runs every inference: a second would only share the cores, and ONNX Runtime sessions do not scale.
-    executor = ThreadPoolExecutor(1, thread_name_prefix="inference")
+    executor = ThreadPoolExecutor(settings.inference_threads, thread_name_prefix="inference")
     metrics = Metrics()
 
     def load(folder: Path) -> LoadedBundle:
-        generator = open_bundle(folder)
-        generator.num_candidates = settings.num_candidates
-        return LoadedBundle(generator, executor, settings, metrics)
+        first = open_bundle(folder)
+        # Each thread has a generator of its own: two threads in one ONNX Runtime session get in each other's way.
+        generators = [first, *(OnnxGenerator(first.bundle) for _ in range(settings.inference_threads - 1))]
+        for generator in generators:
+            generator.num_candidates = settings.num_candidates
+        return LoadedBundle(generators, executor, settings, metrics)
 
     store = BundleStore(settings.bundles, load, metrics, settings.default_bundle)
     redis = RedisCache(settings, metrics) if settings.redis_url else None

@@ -1,4 +1,4 @@
-"""Answers waiting questions together: whatever came in while one batch ran becomes the next batch.
+"""Answers waiting questions together: whatever came in while all runs were busy becomes the next batch.
 
 Nobody waits for a batch to fill: waiting .5-5 ms for company only lost requests per second (docs/decisions.md).
 """
@@ -24,7 +24,7 @@ class _Job(Generic[Question, Reply]):
 
 
 class Batcher(Generic[Question, Reply]):
-    """One batch at a time, of at most `max_batch_size` questions; at most `max_waiting` more may wait.
+    """At most `max_runs` batches at a time of at most `max_batch_size` questions; at most `max_waiting` more may wait.
 
     An asker who is cancelled gives its place back.
 
@@ -39,14 +39,17 @@ class Batcher(Generic[Question, Reply]):
         *,
         max_batch_size: int,
         max_waiting: int,
+        max_runs: int = 1,
         on_start: Callable[[int, float, int], None] | None = None,
     ) -> None:
         self._run = run
         self._max_batch_size = max_batch_size
         self._max_waiting = max_waiting
+        self._max_runs = max_runs
         self._on_start = on_start
         self._waiting: deque[_Job[Question, Reply]] = deque()
-        self._worker: asyncio.Task[None] | None = None
+        self._num_workers = 0
+        self._workers: set[asyncio.Task[None]] = set()
 
     async def ask(self, question: Question) -> Reply:
         """The reply to one question.
@@ -60,17 +63,17 @@ class Batcher(Generic[Question, Reply]):
                 raise OverloadedError(f"{len(self._waiting)} budgets are waiting already")
         job = _Job[Question, Reply](question, asyncio.get_running_loop().create_future())
         self._waiting.append(job)
-        if self._worker is None:
-            self._worker = asyncio.create_task(self._work(), name="batcher")
+        if self._num_workers < self._max_runs:
+            self._num_workers += 1
+            worker = asyncio.create_task(self._work(), name="batcher")
+            self._workers.add(worker)  # the loop itself holds tasks weakly
+            worker.add_done_callback(self._workers.discard)
         return await job.reply
 
     async def _work(self) -> None:
         """Lives while somebody waits, so that an idle batcher holds no task and is freed with its bundle."""
         try:
-            while self._waiting:
-                batch = self._take()
-                if not batch:
-                    break
+            while batch := self._take():
                 try:
                     if self._on_start is not None:
                         self._on_start(len(batch), perf_counter() - batch[0].since, len(self._waiting))
@@ -84,7 +87,8 @@ class Batcher(Generic[Question, Reply]):
                     if not job.reply.done():
                         job.reply.set_result(reply)
         finally:
-            self._worker = None
+            # At once, not when the task is done: who asks in between must find that a worker is needed.
+            self._num_workers -= 1
 
     def _take(self) -> list[_Job[Question, Reply]]:
         batch: list[_Job[Question, Reply]] = []

@@ -1,7 +1,7 @@
 """One bundle, ready to answer: its generator, the queue in front of it, and the networks it has named by id."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,9 +30,11 @@ SELF_TEST_TOLERANCE = 1e-3
 class LoadedBundle:
     """Answers for one bundle. Nothing in here refers back to it: when the last request lets go, it is freed at once."""
 
-    def __init__(self, generator: OnnxGenerator, executor: Executor, settings: Settings, metrics: Metrics) -> None:
-        self.generator = generator
-        self.bundle: Bundle = generator.bundle
+    def __init__(
+        self, generators: Sequence[OnnxGenerator], executor: Executor, settings: Settings, metrics: Metrics
+    ) -> None:
+        self.generator = generators[0]
+        self.bundle: Bundle = self.generator.bundle
         self.name, self.version, self.digest = self.bundle.name, self.bundle.version, self.bundle.digest
         self.space = self.bundle.space
         self.device = self.bundle.latency_table.device.name
@@ -41,7 +43,7 @@ class LoadedBundle:
         self._infeasible = metrics.infeasible.labels(self.name)
         self._shed = metrics.shed.labels(self.name)
         self._budget_share = metrics.budget_share.labels(self.name)
-        self._batcher = _batcher(generator, executor, settings, metrics)
+        self._batcher = _batcher(generators, executor, settings, metrics)
         architectures = [self.space.architecture(point.encoding) for point in self.bundle.front]
         self._front = {architecture.id: architecture.encoding for architecture in architectures}
         self._recent: LRUCache[str, str] = LRUCache(MAX_RECENT)
@@ -67,7 +69,7 @@ class LoadedBundle:
         return result
 
     async def run(self, call: Callable[[], T]) -> T:
-        """Any other question to the generator, on the same thread: requests must not fight over the cores."""
+        """Any other question to the generator, on the same threads: requests must not fight over the cores."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
 
     def remember(self, architecture_id: str, encoding: str) -> None:
@@ -89,7 +91,7 @@ class LoadedBundle:
 
 
 def open_bundle(folder: Path) -> OnnxGenerator:
-    """A verified bundle that has answered its recorded questions as it should.
+    """The generator of a verified bundle that has answered its recorded questions as it should.
 
     Raises:
         BundleError: if a file is wrong, or an answer is worse than the recorded one.
@@ -118,26 +120,33 @@ def self_test(generator: OnnxGenerator) -> None:
 
 
 def _batcher(
-    generator: OnnxGenerator, executor: Executor, settings: Settings, metrics: Metrics
+    generators: Sequence[OnnxGenerator], executor: Executor, settings: Settings, metrics: Metrics
 ) -> Batcher[Query, Answer | BudgetError]:
-    name = generator.bundle.name
+    """A queue in front of equal generators, each of which does one run at a time."""
+    name = generators[0].bundle.name
     inference_seconds = metrics.inference_seconds.labels(name)
     batch_size, wait_seconds = metrics.batch_size.labels(name), metrics.wait_seconds.labels(name)
     waiting = metrics.waiting.labels(name)
+    idle = list(generators)
 
-    def timed(queries: Sequence[Query]) -> Sequence[Answer | BudgetError]:
+    def run(queries: Sequence[Query]) -> Sequence[Answer | BudgetError]:
+        generator = idle.pop()
         start = perf_counter()
         try:
             return generator.generate_many(queries)
         finally:
             inference_seconds.observe(perf_counter() - start)
-
-    def run(queries: Sequence[Query]) -> Awaitable[Sequence[Answer | BudgetError]]:
-        return asyncio.get_running_loop().run_in_executor(executor, timed, queries)
+            idle.append(generator)
 
     def on_start(size: int, waited_s: float, num_waiting: int) -> None:
         batch_size.observe(size)
         wait_seconds.observe(waited_s)
         waiting.set(num_waiting)
 
-    return Batcher(run, max_batch_size=settings.max_batch_size, max_waiting=settings.max_waiting, on_start=on_start)
+    return Batcher(
+        lambda queries: asyncio.get_running_loop().run_in_executor(executor, run, queries),
+        max_batch_size=settings.max_batch_size,
+        max_waiting=settings.max_waiting,
+        max_runs=len(generators),
+        on_start=on_start,
+    )

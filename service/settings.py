@@ -53,7 +53,13 @@ class Settings(BaseSettings):
     workers: int = Field(default=1, ge=1, le=64, description="Processes that share the port.")
 
     # -- load
-    max_batch_size: int = Field(default=32, ge=1, le=1024, description="Budgets answered in one run of the generator.")
+    inference_threads: int = Field(
+        default=2,
+        ge=1,
+        le=64,
+        description="Runs of the generator at a time. More than cores only slow each other down.",
+    )
+    max_batch_size: int = Field(default=16, ge=1, le=1024, description="Budgets answered in one run of the generator.")
     max_waiting: int = Field(
         default=128, ge=1, description="Budgets that may wait for a run; further ones are answered 503 at once."
     )

@@ -134,3 +134,31 @@ def test_an_idle_batcher_holds_no_task() -> None:
         assert asyncio.all_tasks() == before
 
     run(scenario)
+
+
+def test_as_many_runs_as_allowed_go_on_at_a_time() -> None:
+    async def scenario() -> None:
+        runs = Runs()
+        batcher = Batcher[int, int](runs, max_batch_size=1, max_waiting=8, max_runs=2)
+        asked = [asyncio.create_task(batcher.ask(n)) for n in range(3)]
+        await settle()
+        assert runs.batches == [[0], [1]]
+        await runs.finish(1)
+        assert runs.batches == [[0], [1], [2]]
+        await runs.finish(0)
+        await runs.finish(2)
+        assert await asyncio.gather(*asked) == [0, 10, 20]
+
+    run(scenario)
+
+
+def test_who_asks_just_as_the_last_worker_ends_is_answered() -> None:
+    async def scenario() -> None:
+        async def echo(questions: Sequence[int]) -> Sequence[int]:
+            return questions
+
+        batcher = Batcher[int, int](echo, max_batch_size=1, max_waiting=8)
+        for number in range(50):  # asks as soon as the reply is there, before the worker's task counts as done
+            assert await batcher.ask(number) == number
+
+    run(scenario)
