@@ -57,7 +57,7 @@ class Settings(BaseSettings):
         default=2,
         ge=1,
         le=64,
-        description="Runs of the generator at a time. More than cores only slow each other down.",
+        description="Runs of the generator at a time; more than cores slow each other down.",
     )
     max_batch_size: int = Field(default=16, ge=1, le=1024, description="Budgets answered in one run of the generator.")
     max_waiting: int = Field(
