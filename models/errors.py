@@ -10,6 +10,7 @@
     │   └── InfeasibleBudgetError  below the cheapest network; carries that network
     ├── BundleError                an artifact that is missing, altered, or from a newer version
     │   └── UnknownBundleError     a bundle name the service does not hold
+    ├── WeightsError               weights that are not those of the network they are for
     └── TrainingError              training that cannot start from what it was given
 
 Messages say what came, what is allowed, and what to do. Our own mistakes are `assert`s, not errors of this tree.
@@ -65,6 +66,10 @@ class BundleError(PnagError):
 
 class UnknownBundleError(BundleError):
     """No loaded bundle has this name."""
+
+
+class WeightsError(PnagError):
+    """A checkpoint or a bundle's weights do not fit the network; the message names the entry."""
 
 
 class TrainingError(PnagError):

@@ -15,8 +15,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from models.layers import make_divisible
+from models.network_graph import IR_VERSION, OPSET
 from models.spaces.registry import get_space
-from trainer.latency.graphs import IR_VERSION, OPSET, network_graph
+from trainer.latency.graphs import network_graph
 
 Activation = Literal["none", "relu", "h_swish", "swish"]
 

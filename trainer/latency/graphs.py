@@ -1,14 +1,13 @@
 """ONNX graphs of a layer, of a chain of layers and of a whole architecture, for timing; no torch.
 
-Shapes, operators and data types are those of a deployed network: batch norm is folded into each convolution's weights
-and bias, as every inference export does. Weights are random but scaled so that activations neither vanish (denormal
-numbers are slow) nor saturate; latency does not depend on them otherwise.
+Shapes, operators and data types are those of a deployed network (models/network_graph.py). Weights are random but
+scaled so that activations neither vanish (denormal numbers are slow) nor saturate; latency does not depend on them
+otherwise.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 import onnx
@@ -16,12 +15,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from models.errors import SearchSpaceError
-from models.layers import Activation, Layer
+from models.layers import Layer
+from models.network_graph import IR_VERSION, OPSET, GraphBuilder
 from models.search_space import SearchSpace
-
-OPSET = 17
-IR_VERSION = 8
-"""Both old enough for the onnxruntime wheels of Python 3.9."""
 
 CLOCK_SIZE = 96
 NUM_EXPONENTS = 8
@@ -114,14 +110,7 @@ def chain_graph(
     first = layers[0]
     taker = _Taker(weights) if isinstance(weights, SharedWeights) else weights
     builder = _Builder((batch_size, first.in_channels, first.input_size, first.input_size), seed, taker)
-    size, channels = first.input_size, first.in_channels
-    for layer in layers:
-        if (layer.input_size, layer.in_channels) != (size, channels):
-            raise SearchSpaceError(
-                f"layer {layer.key} follows a feature map of {size}x{size}x{channels}; its input must have that shape"
-            )
-        builder.append(layer)
-        size, channels = layer.output_size, layer.out_channels
+    builder.append_all(layers)
     return builder.model()
 
 
@@ -131,100 +120,16 @@ def _normal_pool() -> NDArray[np.float32]:
     return np.random.default_rng(0).standard_normal(1 << 20, dtype=np.float32)
 
 
-class _Builder:
-    """Appends nodes to a graph; `tensor` names the current end, `shape` is its shape."""
+class _Builder(GraphBuilder):
+    """A graph with random weights, or with references to shared ones."""
 
     def __init__(self, shape: tuple[int, ...], seed: int, taker: _Taker | None = None) -> None:
+        super().__init__(INPUT, shape)
         self._taker = taker
         self._excess = 0.0
-        self.tensor = INPUT
-        self.shape = shape
         self._input_shape = shape
-        self._nodes: list[onnx.NodeProto] = []
         self._weights: list[onnx.TensorProto] = []
         self._rng = np.random.default_rng(seed)
-
-    def append(self, layer: Layer) -> None:
-        """Add a layer; one that is not of our kinds (a plug-in's) has `append_to(builder)` and adds itself."""
-        append_to = getattr(layer, "append_to", None)
-        if append_to is not None:
-            append_to(self)
-            return
-        if layer.kind == "mbconv":
-            self._mbconv(layer)
-            return
-        if layer.has_pool:
-            self._set(self.add("GlobalAveragePool", [self.tensor]), (*self.shape[:2], 1, 1))
-        if layer.kind == "conv":
-            self._conv(layer.out_channels, layer.kernel_size, layer.stride, layer.activation)
-        else:
-            self._linear(layer.out_channels)
-
-    def _mbconv(self, layer: Layer) -> None:
-        shortcut = self.tensor
-        if layer.expanded_channels != layer.in_channels:
-            self._conv(layer.expanded_channels, 1, 1, layer.activation)
-        self._conv(layer.expanded_channels, layer.kernel_size, layer.stride, layer.activation, depthwise=True)
-        if layer.squeeze_channels:
-            self._squeeze_excite(layer.squeeze_channels)
-        self._conv(layer.out_channels, 1, 1, "none")
-        if layer.has_residual:
-            self.tensor = self.add("Add", [self.tensor, shortcut])
-
-    def _squeeze_excite(self, squeeze_channels: int) -> None:
-        features, shape = self.tensor, self.shape
-        self._set(self.add("GlobalAveragePool", [features]), (*shape[:2], 1, 1))
-        self._conv(squeeze_channels, 1, 1, "relu")
-        self._conv(shape[1], 1, 1, "none")
-        # MobileNetV3's gate is relu6(x + 3) / 6; ONNX's default slope is 0.2.
-        gate = self.add("HardSigmoid", [self.tensor], alpha=1 / 6, beta=0.5)
-        self._set(self.add("Mul", [features, gate]), shape)
-
-    def _conv(
-        self, out_channels: int, kernel_size: int, stride: int, activation: Activation, *, depthwise: bool = False
-    ) -> None:
-        batch, in_channels, size, _ = self.shape
-        per_group = 1 if depthwise else in_channels
-        fan_in = per_group * kernel_size**2
-        weight = self.weight((out_channels, per_group, kernel_size, kernel_size), (2 / fan_in) ** 0.5)
-        output = self.add(
-            "Conv",
-            [self.tensor, weight, self.weight((out_channels,), 0.1)],
-            kernel_shape=[kernel_size, kernel_size],
-            strides=[stride, stride],
-            pads=[kernel_size // 2] * 4,
-            group=in_channels if depthwise else 1,
-        )
-        out_size = -(-size // stride)
-        self._set(output, (batch, out_channels, out_size, out_size))
-        if activation == "relu":
-            self.tensor = self.add("Relu", [self.tensor])
-        elif activation == "h_swish":
-            self.tensor = self.add("HardSwish", [self.tensor])
-
-    def _linear(self, out_features: int) -> None:
-        batch, in_features = self.shape[0], int(np.prod(self.shape[1:]))
-        flat = self.add("Flatten", [self.tensor])
-        weight = self.weight((out_features, in_features), (1 / in_features) ** 0.5)
-        # transB: a linear layer stores its weight as [out, in], and so do the exporters.
-        output = self.add("Gemm", [flat, weight, self.weight((out_features,), 0.1)], transB=1)
-        self._set(output, (batch, out_features))
-
-    def conv(self, out_channels: int, kernel_size: int, stride: int = 1, activation: Activation = "none") -> None:
-        """Convolution (batch norm folded) and activation at the current end."""
-        self._conv(out_channels, kernel_size, stride, activation)
-
-    def go_to(self, tensor: str, shape: tuple[int, ...]) -> None:
-        """Make an earlier tensor the current end, to branch off it."""
-        self._set(tensor, shape)
-
-    def _set(self, tensor: str, shape: tuple[int, ...]) -> None:
-        self.tensor, self.shape = tensor, shape
-
-    def add(self, operator: str, inputs: list[str], **attributes: Any) -> str:
-        name = f"{operator.lower()}{len(self._nodes)}"
-        self._nodes.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
-        return name
 
     def weight(self, shape: tuple[int, ...], scale: float) -> str:
         """Add random weights of a standard deviation near `scale`: a power of two, the next making up for rounding."""
@@ -243,10 +148,12 @@ class _Builder:
         return name
 
     def model(self) -> onnx.ModelProto:
-        # The last node writes the output itself: an extra Identity would be one more operator to time.
-        self._nodes[-1].output[0] = OUTPUT
+        nodes = [
+            helper.make_node(node.operator, node.inputs, [node.output], name=node.output, **node.attributes)
+            for node in self.finished_nodes(OUTPUT)
+        ]
         graph = helper.make_graph(
-            self._nodes,
+            nodes,
             "pnag",
             [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, list(self._input_shape))],
             [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, list(self.shape))],

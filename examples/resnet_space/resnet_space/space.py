@@ -76,7 +76,7 @@ class ResidualBlock(Layer):
         return inputs + 2 * self.output_size**2 * self.out_channels
 
     def append_to(self, builder: Any) -> None:
-        """Add the block to an ONNX graph at `builder.tensor`; see trainer/latency/graphs.py for the builder."""
+        """Add the block to an ONNX graph at `builder.tensor`; see models/network_graph.py for the builder."""
         start, shape = builder.tensor, builder.shape
         shortcut = start
         if self.has_projection:
