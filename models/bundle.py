@@ -6,13 +6,14 @@ evaluator.onnx       features_NF -> accuracy_N
 latency_table.json   ms per layer on the device it answers for
 pareto_front.json    the front found in training, and the known architectures behind it
 table_costs.json     only of table-only spaces: what records say of costs (models/table_costs.py)
+weights.npz          only where networks can be handed out: their weights (models/network_weights.py)
 """
 
 import hashlib
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from models.errors import BundleError, PnagError
 from models.files import is_number, read_json_object, to_json, write_atomic
 from models.latency_table import LatencyTable
 from models.metric import Metric
+from models.network_weights import WeightsIndex, read_index
 from models.search_space import SearchSpace
 from models.spaces.registry import space_from_dict
 from models.table_costs import NetworkCosts, TableCosts
@@ -28,6 +30,7 @@ from models.table_costs import NetworkCosts, TableCosts
 FORMAT_VERSION = 1
 MANIFEST, GENERATOR, EVALUATOR = "manifest.json", "generator.onnx", "evaluator.onnx"
 LATENCY_TABLE, PARETO_FRONT, TABLE_COSTS = "latency_table.json", "pareto_front.json", "table_costs.json"
+WEIGHTS = "weights.npz"
 FILES = (GENERATOR, EVALUATOR, LATENCY_TABLE, PARETO_FRONT)
 
 
@@ -49,6 +52,26 @@ class KnownArchitecture:
 
 
 @dataclass(frozen=True)
+class BundleWeights:
+    """Weights that stay on disk until a network is asked for: they are larger than all the rest."""
+
+    path: Path
+    sha256: str
+    index: WeightsIndex
+
+    def read(self) -> bytes:
+        """The whole file.
+
+        Raises:
+            BundleError: if it is not what it was when the bundle was loaded.
+        """
+        where = f"{self.path.parent.name}/{self.path.name}"
+        content = _read(self.path.parent, self.path.name)
+        _check_content(content, {"sha256": self.sha256}, where)
+        return content
+
+
+@dataclass(frozen=True)
 class Bundle:
     """A verified bundle in memory. Build with `Bundle.load`."""
 
@@ -59,6 +82,8 @@ class Bundle:
     front: tuple[FrontPoint, ...]
     known: tuple[KnownArchitecture, ...]
     table_costs: TableCosts | None = None
+    weights: BundleWeights | None = None
+    """Not among `contents`."""
 
     @property
     def name(self) -> str:
@@ -85,6 +110,10 @@ class Bundle:
         raw = self.manifest["accuracy"].get("metric")
         return Metric.from_dict(raw) if isinstance(raw, dict) else None
 
+    def has_weights_of(self, encoding: str) -> bool:
+        """Whether a network can be built and run, not only described."""
+        return self.weights is not None and encoding in self.weights.index.accuracies
+
     def costs(self) -> NetworkCosts:
         """What architectures of the bundle are limited by."""
         return NetworkCosts.of(self.space, self.latency_table, self.table_costs)
@@ -106,7 +135,9 @@ class Bundle:
                 raise BundleError(f"{folder.name}/{MANIFEST}: file name {name!r} must be a plain name in the folder")
             contents[name] = _read(folder, name)
             _check_content(contents[name], manifest["files"][name], f"{folder.name}/{name}")
-        return cls.assemble(manifest, contents, folder.name)
+        weights = contents.pop(WEIGHTS, None)
+        bundle = cls.assemble(manifest, contents, folder.name)
+        return bundle if weights is None else replace(bundle, weights=_index_weights(folder, weights, bundle.space))
 
     @classmethod
     def assemble(cls, manifest: Mapping[str, Any], contents: Mapping[str, bytes], folder: str = "bundle") -> "Bundle":
@@ -163,6 +194,19 @@ def _read(folder: Path, name: str) -> bytes:
         raise BundleError(
             f"{folder.name}/{name}: cannot be read ({exc.strerror}); copy the whole bundle folder again"
         ) from None
+
+
+def _index_weights(folder: Path, content: bytes, space: SearchSpace) -> BundleWeights:
+    where = f"{folder.name}/{WEIGHTS}"
+    try:
+        index = read_index(content, where)
+        for encoding in index.accuracies:
+            space.decode(encoding)
+    except PnagError as exc:
+        raise BundleError(str(exc)) from exc
+    if index.space != space.name:
+        raise BundleError(f"{where}: is of search space {index.space}, the bundle of {space.name}; export them again")
+    return BundleWeights(folder / WEIGHTS, hashlib.sha256(content).hexdigest(), index)
 
 
 def _check_manifest(manifest: Mapping[str, Any], folder: str) -> None:

@@ -165,7 +165,8 @@ def bundle_verify(folder: Annotated[Path, typer.Argument(help="Bundle folder.", 
 
     bundle = open_bundle(folder).bundle
     num_tests = len(bundle.manifest.get("self_test", ()))
-    typer.echo(f"{bundle.name} {bundle.version}: {len(bundle.contents)} files intact, {num_tests} recorded answers met")
+    num_files = len(bundle.manifest["files"]) + 1
+    typer.echo(f"{bundle.name} {bundle.version}: {num_files} files intact, {num_tests} recorded answers met")
 
 
 def _load(folder: Path) -> "Bundle":

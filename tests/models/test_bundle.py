@@ -2,14 +2,28 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from models.bundle import EVALUATOR, FILES, GENERATOR, LATENCY_TABLE, MANIFEST, PARETO_FRONT, Bundle, write_bundle
+from models.bundle import (
+    EVALUATOR,
+    FILES,
+    GENERATOR,
+    LATENCY_TABLE,
+    MANIFEST,
+    PARETO_FRONT,
+    WEIGHTS,
+    Bundle,
+    write_bundle,
+)
 from models.errors import BundleError
+from models.network_weights import Operator, StoredNetwork, pack_weights
 from models.runtime import OnnxGenerator
+from models.spaces.registry import get_space
 
 SHIPPED = Path(__file__).parents[2] / "bundles" / "ofa-mobilenetv3-w1.0-imagenet"
 
@@ -118,3 +132,37 @@ def test_an_onnx_file_in_the_wrong_place_is_refused_at_load(folder: Path, name: 
     broken = write_bundle(folder, _manifest(bundle), contents | {name: b"not onnx"})
     with pytest.raises(BundleError, match=rf"{name}: ONNX Runtime cannot load it"):
         OnnxGenerator(broken)
+
+
+def _with_weights(folder: Path, space: str | None = None) -> Bundle:
+    bundle = Bundle.load(folder)
+    network = StoredNetwork(bundle.front[0].encoding, [Operator(np.ones((2, 3), np.float32), np.ones(2, np.float32))])
+    space_of = bundle.space if space is None else get_space(space)
+    encoding = network.encoding if space is None else "00000000"
+    content = pack_weights(space_of, [replace(network, encoding=encoding)], {})
+    contents = {name: bundle.contents[name] for name in FILES} | {WEIGHTS: content}
+    return write_bundle(folder, _manifest(bundle), contents)
+
+
+def test_weights_stay_on_disk_and_tell_what_they_can_build(folder: Path) -> None:
+    assert not Bundle.load(folder).has_weights_of(Bundle.load(SHIPPED).front[0].encoding)
+    bundle = _with_weights(folder)
+    assert WEIGHTS in bundle.manifest["files"]
+    assert WEIGHTS not in bundle.contents
+    assert [bundle.has_weights_of(point.encoding) for point in bundle.front[:2]] == [True, False]
+    assert bundle.weights is not None
+    assert bundle.weights.read() == (folder / WEIGHTS).read_bytes()
+
+
+def test_weights_that_are_altered_are_noticed_when_loaded_and_when_read(folder: Path) -> None:
+    bundle = _with_weights(folder)
+    assert bundle.weights is not None
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes() + b" ")
+    for read in (lambda: Bundle.load(folder), bundle.weights.read):
+        with pytest.raises(BundleError, match=rf"bundle/{WEIGHTS}: sha256 is"):
+            read()
+
+
+def test_weights_of_another_space_are_refused(folder: Path) -> None:
+    with pytest.raises(BundleError, match=f"{WEIGHTS}: .*nas-bench-macro|not `depths"):
+        _with_weights(folder, "nas-bench-macro")
