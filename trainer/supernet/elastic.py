@@ -65,15 +65,21 @@ class ElasticSupernet(Supernet):
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module.bias is None:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
-        # Not in a module's own attribute: these have no weights, and must not appear in the state dict.
         self._plain: dict[str, tuple[nn.Module]] = {}
+        """Modules without weights, by layer; in tuples, so that they stay out of the state dict."""
 
     def forward(self, images_NCHW: Tensor, tokens_D: Tokens) -> Tensor:  # noqa: N803 (the suffix is the shape)
         features = images_NCHW
         for layer, state in self._slices(tokens_D):
-            (module,) = self._plain.setdefault(layer.key, (_without_weights(layer),))
-            features = functional_call(module.train(self.training), state, (features,))
+            module = self._module(layer).train(self.training)
+            features = functional_call(module, state, (features,))
         return features
+
+    def _module(self, layer: Layer) -> nn.Module:
+        if layer.key not in self._plain:
+            with torch.device("meta"):
+                self._plain[layer.key] = (layer_module(layer),)
+        return self._plain[layer.key][0]
 
     def layer_states(self, tokens_D: Tokens) -> list[LayerState]:  # noqa: N803
         return [{name: tensor.detach() for name, tensor in state.items()} for _, state in self._slices(tokens_D)]
@@ -189,11 +195,6 @@ def _elastic_block(in_channels: int, out_channels: int, has_squeeze_excite: bool
             "point_linear": _elastic_convolution(expanded, out_channels),
         }
     )
-
-
-def _without_weights(layer: Layer) -> nn.Module:
-    with torch.device("meta"):
-        return layer_module(layer)
 
 
 # -- slices -----------------------------------------------------------------------------------------------------------
