@@ -140,6 +140,15 @@ def fit(
         Path | None, typer.Option("--records", help="learn from these whole networks instead: architecture,latency_ms")
     ] = None,
     space: Annotated[str | None, typer.Option("--space", help="search space of --records")] = None,
+    feedback: Annotated[
+        str | None,
+        typer.Option(
+            "--feedback",
+            metavar="FILE|URL",
+            help="calibrate on what devices reported: CSV of GET /bundles/NAME/feedback (key in PNAG_API_KEY); "
+            "--device-name says whose reports",
+        ),
+    ] = None,
     device_name: DeviceNameOption = None,
     num_calibration: Annotated[int, typer.Option(min=3, help="networks that calibrate")] = 10,
     num_bounding: Annotated[int, typer.Option(min=1, help="further networks that set the bound")] = 40,
@@ -150,12 +159,20 @@ def fit(
     stop_after_s: StopOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure networks here, calibrate the table on some, bound it by others; or learn a device from --records."""
+    """Measure networks here, calibrate the table on some, bound it by others; or learn a device from --records.
+
+    With --feedback the networks are those that devices in the field reported on.
+    """
+    if records is not None and feedback is not None:
+        raise typer.BadParameter("give --records or --feedback, not both")
     if records is not None:
         _learn(records, latency_table, space, device_name, coverage, seed, out, as_json)
         return
     if latency_table is None:
         raise typer.BadParameter("give --latency-table to calibrate, or --records to learn from")
+    if feedback is not None:
+        _fit_feedback(feedback, latency_table, device_name, num_calibration, coverage, seed, out, as_json)
+        return
     from dataclasses import replace
 
     from models.latency_table import LatencyTable, UpperBound
@@ -184,6 +201,48 @@ def fit(
         as_json,
         f"{out or latency_table}: calibrated on {len(calibrating)} networks, bounded by {len(bounding)}; "
         f"a latency is at most {factors[f'{coverage:g}']:.3f} x its prediction at coverage {coverage:g}",
+    )
+
+
+def _fit_feedback(
+    source: str,
+    latency_table: Path,
+    device_name: str | None,
+    num_calibration: int,
+    coverage: float,
+    seed: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    from models.latency_table import LatencyTable
+    from models.spaces.registry import get_space
+    from trainer.latency import feedback as field
+    from trainer.latency import fit as fitting
+
+    table = LatencyTable.load(latency_table)
+    space = table.measured_space(get_space(table.space))
+    found = field.field_networks(table, space, field.read_reports(source), device_name)
+    fitted = field.fit(table, space, found, num_calibration, coverage, seed)
+    fitted.save(out or latency_table)
+    assert fitted.calibration is not None
+    factors = fitting.bound_factors(fitted)
+    if found.num_left_out:
+        _log(f"warning: {found.num_left_out} reports are too far from the table's prediction; left out")
+    _print(
+        {
+            "latency_table": str(out or latency_table),
+            "device": found.device,
+            "num_reports": found.num_reports,
+            "num_networks": len(found.networks),
+            "num_left_out": found.num_left_out,
+            "calibration": dict(fitted.calibration.coefficients),
+            "bound_factors": factors,
+        },
+        as_json,
+        f"{out or latency_table}: calibrated on {fitted.calibration.num_networks} and bounded by "
+        f"{len(found.networks) - fitted.calibration.num_networks} networks ({found.num_reports} reports by "
+        f"{found.device}); a latency is at most {factors[f'{coverage:g}']:.3f} x its prediction "
+        f"at coverage {coverage:g}",
     )
 
 

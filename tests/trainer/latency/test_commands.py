@@ -262,6 +262,21 @@ def test_a_device_is_learnt_from_rows_and_predicts_them(rows: Path, tmp_path: Pa
     assert by_coverage[0] == pytest.approx(float(answered[0]["latency_ms"]), abs=1e-6)
 
 
+def test_a_table_is_fitted_to_what_devices_reported(macro_table: LatencyTable, rows: Path, tmp_path: Path) -> None:
+    table, reports = tmp_path / "table.json", tmp_path / "reports.csv"
+    macro_table.save(table)
+    lines = rows.read_text().splitlines()
+    wild = f"{lines[1].split(',')[0]},99999,phone"
+    reports.write_text("\n".join([f"{lines[0]},device", *(f"{line},phone" for line in lines[1:]), wild]))
+    result = _run("fit", "--latency-table", str(table), "--feedback", str(reports), "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert (found["device"], found["num_reports"], found["num_left_out"]) == ("phone", len(lines), 1)
+    assert "1 reports are too far" in result.stderr
+    assert found["bound_factors"]["0.95"] == pytest.approx(1)
+    assert LatencyTable.load(table).calibration is not None
+
+
 def test_encodings_with_commas_come_out_as_csv(ofa_table: LatencyTable, ofa_224: SearchSpace, tmp_path: Path) -> None:
     ofa_table.save(tmp_path / "t.json")
     encoding = ofa_224.encode(ofa_224.sample(1, np.random.default_rng(0))[0])
@@ -282,6 +297,8 @@ def test_encodings_with_commas_come_out_as_csv(ofa_table: LatencyTable, ofa_224:
     [
         (["fit"], 2),
         (["fit", "--records", "ROWS"], 2),
+        (["fit", "--records", "ROWS", "--feedback", "ROWS"], 2),
+        (["fit", "--latency-table", "no-such.json", "--feedback", "ROWS"], 1),
         (["fit", "--records", "ROWS", "--space", "nas-bench-macro"], 2),
         (["fit", "--records", "no-such.csv", "--space", "nas-bench-macro", "--out", "x.json"], 1),
         (["predict", "--latency-table", "no-such.json", "--records", "ROWS"], 1),
