@@ -41,7 +41,7 @@ INSTALL_TORCH = $(INSTALL) $(TORCH_FLAGS) --requirement requirements/torch.txt
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: e2e load sbom help serve test coverage check format train bench screenshots lock clean distclean
+.PHONY: e2e load sbom help serve test coverage check format train bench screenshots docs lock clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1 - \2/p' $(firstword $(MAKEFILE_LIST)) | awk -F' - ' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -95,6 +95,10 @@ BENCH_OFA = "$(VENV)/bin/pnag" bench front --paper --space ofa-mobilenetv3-w1.0 
 screenshots: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## look at the page with Chromium, into docs/images
 	"$(PYTHON)" scripts/screenshots.py
 
+docs: $(VENV)/.dev.stamp $(VENV)/.docs.stamp $(VENV)/.project.stamp ## the documentation as a site, into build/site; a dead link is an error
+	"$(PYTHON)" scripts/reference.py --check
+	NO_MKDOCS_2_WARNING=1 "$(VENV)/bin/mkdocs" build --strict --quiet
+
 e2e: ## build the image, bring the whole stack up, break it, see it hold (Linux; root where no container engine runs)
 	deploy/e2e/run.sh
 
@@ -134,6 +138,11 @@ $(VENV)/.dev.stamp: requirements/dev.txt requirements/torch.txt | $(VENV)/pyvenv
 	@$(INSTALL_TORCH)
 	@touch "$@"
 
+$(VENV)/.docs.stamp: requirements/docs.txt | $(VENV)/pyvenv.cfg
+	@echo "Installing what the documentation site needs"
+	@$(INSTALL_LIST) requirements/docs.txt
+	@touch "$@"
+
 # ---- upkeep ----------------------------------------------------------------------------------------------------------
 
 # --universal: one list for every platform. No index, no links, no CUDA: the lists must say nothing of where they were made.
@@ -146,7 +155,8 @@ lock: $(if $(UV),,$(VENV)/bin/uv) ## write requirements/*.txt again from pyproje
 		--output-file requirements/train.txt
 	$(COMPILE) --extra train --extra dev --constraint requirements/train.txt --constraint requirements/torch.txt \
 		--output-file requirements/dev.txt
-	@! grep -niE '^(nvidia|cuda|triton)|://|^-' requirements/serve.txt requirements/train.txt requirements/dev.txt
+	$(COMPILE) --extra docs --constraint requirements/dev.txt --output-file requirements/docs.txt
+	@! grep -niE '^(nvidia|cuda|triton)|://|^-' $(filter-out requirements/torch.txt,$(wildcard requirements/*.txt))
 
 $(VENV)/bin/uv: | $(VENV)/pyvenv.cfg
 	$(INSTALL) uv==0.13.9

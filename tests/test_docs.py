@@ -18,7 +18,9 @@ PAGES = (
     "index.md", "from-your-measurements.md", "from-your-device.md", "write-a-search-space.md", "python-client.md",
     "migration.md",
 )  # fmt: skip
-"""Pages whose every fenced block is executed; service.md, deploy.md and the README have tests of their own."""
+"""Pages whose every fenced block is executed here."""
+ELSEWHERE = {"deploy.md", "runbook.md"}
+"""Pages with blocks that tests/deploy and deploy/e2e run."""
 
 
 def _script(page: str) -> str:
@@ -60,10 +62,25 @@ def _nav(entry: Any) -> list[str]:
     return [page for value in (entry.values() if isinstance(entry, dict) else entry) for page in _nav(value)]
 
 
+def test_every_page_with_blocks_is_executed_somewhere() -> None:
+    fenced = {page.name for page in DOCS.glob("*.md") if re.search(r"^```", page.read_text(), re.MULTILINE)}
+    assert fenced == {*PAGES, *ELSEWHERE}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_block_of_a_page_is_in_a_language_that_is_not_run(page: str) -> None:
+    text = (DOCS / page).read_text()
+    assert 2 * len(BLOCK.findall(text)) == len(re.findall(r"^ *```", text, re.MULTILINE))
+
+
 def test_the_navigation_and_the_folder_agree() -> None:
-    nav = set(_nav(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
-    missing = {page for page in nav if not (DOCS / page).is_file()}
-    assert not missing
+    nav = _nav(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
+    assert sorted(nav) == sorted(page.name for page in DOCS.glob("*.md"))
+
+
+def test_the_references_are_what_the_code_says() -> None:
+    done = subprocess.run([sys.executable, "scripts/reference.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}run `python scripts/reference.py`"
 
 
 def test_links_between_pages_lead_somewhere() -> None:
