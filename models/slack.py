@@ -4,7 +4,7 @@ While an architecture is built decision by decision, the *floor* is the cost of 
 option raises the floor by a known step; an option whose step no longer fits the budget is masked. The steps stand in
 one flat table that numpy, torch and an ONNX graph index alike:
 
-    row   = offset_t + radix-number of the earlier tokens that matter (+1, so that inactive is 0)
+    row   = offset_t + radix-number of the earlier tokens that matter (+1 where one may be inactive, so that this is 0)
     step  = flat[row * width_t + option]
 
 Axis letters: B = architectures, D = decisions, C = options of the widest decision, K = costs, R = entries of the table.
@@ -31,8 +31,9 @@ class SlackTable:
         steps_RK: floor step per table entry; inf where the option does not exist there.
         inactive_R: whether the entry's context makes its decision inactive; then the first option, at no cost, is the
             only way to go.
-        offset_D: first entry of each decision.
-        stride_DD: stride_DD[t] @ (tokens + 1) is the context's distance from offset_D[t], in entries.
+        offset_D: stride_DD[t] @ (tokens + 1) away is the entry of decision t; below its first one where a token of its
+            context is never inactive.
+        stride_DD: of each earlier token, 0 where it does not matter.
         width_D: options per decision.
     """
 
@@ -67,16 +68,17 @@ class SlackTable:
             context = sorted(
                 {i for _, g in touched for i in g.closure if i < t} | {i for i in space.ancestors([t]) if i < t}
             )
-            radices = [len(space.decisions[i].options) + 1 for i in context]
-            stride = width
+            radices = [len(space.decisions[i].options) + bool(space.decisions[i].active_if) for i in context]
+            stride, first = width, 0
             for i, radix in zip(reversed(context), reversed(radices), strict=True):
                 stride_DD[t, i] = stride
+                first += 0 if space.decisions[i].active_if else stride  # such a token + 1 is never 0
                 stride *= radix
             block = np.full((stride // width, width, len(costs)), np.inf)
             inactive = np.zeros((stride // width, width), dtype=np.bool_)
             for tokens in space.assignments([space.decisions[i].name for i in context]):
                 known = dict(zip(context, (int(token) for token in tokens), strict=True))
-                row = sum((known[i] + 1) * int(stride_DD[t, i]) for i in context) // width
+                row = (sum((known[i] + 1) * int(stride_DD[t, i]) for i in context) - first) // width
                 if not space.is_active(t, known):
                     block[row, 0], inactive[row] = 0.0, True
                     continue
@@ -88,7 +90,7 @@ class SlackTable:
                         block[row, option, k] += after - before if np.isfinite(before) else np.inf
             blocks.append(block.reshape(-1, len(costs)))
             inactive_blocks.append(inactive.ravel())
-            offset_D[t] = offset
+            offset_D[t] = offset - first
             offset += len(blocks[-1])
         return cls(
             base_K.astype(np.float32),

@@ -61,7 +61,7 @@ def export_generator(generator: Generator) -> bytes:
         "token_gates_VG": _floats(graph, token_gates),
         "slack_gates_PG": _floats(graph, weights["slack_input.weight"].T @ to_gates_EG),
         "recurrent_HG": _floats(graph, weights["lstm.weight_hh_l0"].T),
-        "steps_RK": graph.constant(slack.steps_RK),
+        "steps_RK": _steps(graph, slack.steps_RK),
         "inactive_R": graph.constant(slack.inactive_R),
     }
     num_rows = graph.node("Slice", graph.node("Shape", limits_NK), *map(graph.constant, (_ints(0), _ints(1), _ints(0))))
@@ -219,6 +219,13 @@ def _refuse_unless_near_ties(
                 f"{generator.space.decisions[t].name}: {theirs[t]} instead of {ours[t]} (logit margin {margin:.3g}). "
                 "The export is not trusted and no bundle was written; report this with your onnxruntime version"
             )
+
+
+def _steps(graph: GraphBuilder, steps_RK: Floats) -> str:
+    """The slack table, column by column: that of an unknown cost is zeros, which ONNX Runtime makes at load."""
+    zeros_R1 = _filled(graph, graph.constant(_ints(len(steps_RK))), 1)
+    columns = [graph.constant(column[:, np.newaxis]) if column.any() else zeros_R1 for column in steps_RK.T]
+    return graph.node("Concat", *columns, axis=1)
 
 
 def _per_candidate(graph: GraphBuilder, rows: str, num_candidates: str, width: int) -> str:
