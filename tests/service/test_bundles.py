@@ -178,6 +178,13 @@ def test_a_damaged_bundle_stops_the_start(make_client: Make, root: Path) -> None
         make_client(bundles=(root,))
 
 
+def test_half_a_bundle_beside_a_good_one_stops_the_start(make_client: Make, root: Path) -> None:
+    (root / "half").mkdir()
+    shutil.copy(root / "tiny" / "manifest.json", root / "half")
+    with pytest.raises(BundleError, match=r"half/\S+: cannot be read"):
+        make_client(bundles=(root,))
+
+
 def test_the_same_version_twice_is_refused(make_client: Make, root: Path) -> None:
     shutil.copytree(root / "tiny", root / "copy")
     with pytest.raises(BundleError, match="tiny@1 is in another folder"):
