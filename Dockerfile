@@ -18,14 +18,19 @@ RUN python -m venv --without-pip /opt/venv \
 COPY cli.py LICENSE /opt/venv/lib/python3.11/site-packages/
 COPY models /opt/venv/lib/python3.11/site-packages/models
 COPY service /opt/venv/lib/python3.11/site-packages/service
-COPY deploy/image/pnag /opt/venv/bin/pnag
-COPY deploy/image/install-bundle /opt/venv/bin/install-bundle
+COPY deploy/image/pnag deploy/image/install-bundle /opt/venv/bin/
+RUN chmod 755 /opt/venv/bin/pnag /opt/venv/bin/install-bundle
+
+FROM build AS slim
+# What only compilers, type checkers and makers of models read; training quantises, serving does not.
 # Compiled now, because nothing can be written later: it halves the time to start. Checked by hash, so that it does not
 # matter when files were copied.
-RUN chmod 755 /opt/venv/bin/pnag /opt/venv/bin/install-bundle \
+RUN find /opt/venv -type f \( -name '*.py[ix]' -o -name '*.pxd' -o -name '*.[ach]' \) -delete \
+    && for unused in backend datasets quantization tools transformers; do \
+         rm -r "/opt/venv/lib/python3.11/site-packages/onnxruntime/$unused"; done \
     && python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib
 
-FROM ${BASE} AS service
+FROM ${BASE} AS runtime
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="PNAG" \
@@ -35,7 +40,6 @@ LABEL org.opencontainers.image.title="PNAG" \
       org.opencontainers.image.revision="${REVISION}"
 # /bundles is for those that come later; as a volume it takes over this owner.
 RUN install -d -o 10001 -g 10001 /bundles
-COPY --from=build /opt/venv /opt/venv
 COPY bundles /app/bundles
 COPY deploy/image/healthcheck.py /app/healthcheck.py
 ENV PATH=/opt/venv/bin:$PATH \
@@ -49,12 +53,15 @@ ENV PATH=/opt/venv/bin:$PATH \
 WORKDIR /app
 # A number, not a name: Kubernetes cannot tell whether a name is root.
 USER 10001:10001
+# Exec form: the service is process 1, gets SIGTERM itself, and drains.
+ENTRYPOINT ["/opt/venv/bin/python", "-m", "cli"]
+
+FROM runtime AS service
+COPY --from=slim /opt/venv /opt/venv
 EXPOSE 8000
 # -I -S: an interpreter that looks at nothing; it runs every ten seconds beside the service.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
     CMD ["/opt/venv/bin/python", "-I", "-S", "/app/healthcheck.py"]
-# Exec form: the service is process 1, gets SIGTERM itself, and drains.
-ENTRYPOINT ["/opt/venv/bin/python", "-m", "cli"]
 CMD ["serve"]
 
 FROM build AS trainer-build
@@ -68,12 +75,11 @@ RUN python -m pip --disable-pip-version-check --no-cache-dir --python /opt/venv/
       install ${TORCH_FLAGS} --requirement requirements/torch.txt
 COPY trainer /opt/venv/lib/python3.11/site-packages/trainer
 
-FROM service AS trainer
+FROM runtime AS trainer
 COPY --from=trainer-build /opt/venv /opt/venv
 COPY latency_tables /app/latency_tables
 # torch and matplotlib want to write somewhere.
 ENV HOME=/tmp MPLCONFIGDIR=/tmp/matplotlib
-HEALTHCHECK NONE
 CMD ["--help"]
 
 # What `docker build .` makes.

@@ -37,6 +37,7 @@ enter() {
     "$1" && status=0 || status=$?
     exit "$status"
   fi
+  install_missing
   can_start_engine || exit $NO_ENGINE
   export PNAG_E2E_OWN_ENGINE=1 DOCKER_BUILDKIT=0 DOCKER_HOST=unix://$WORK/docker.sock
   install_compose
@@ -58,6 +59,20 @@ enter() {
   # Nothing in there reaches the host's network, and no port of it is taken.
   unshare --net "$1" && status=0 || status=$?
   exit "$status"
+}
+
+# What an engine of our own takes, where it can be had by apt. `.ci/run` does the same for the tests.
+install_missing() {
+  local need missing=()
+  for need in dockerd:docker.io mmdebstrap:mmdebstrap ip:iproute2 unshare:util-linux; do
+    command -v "${need%%:*}" >/dev/null || missing+=("${need#*:}")
+  done
+  if [ ${#missing[@]} = 0 ] || [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then return; fi
+  say "no container engine runs; installing ${missing[*]} to start one"
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq
+  apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends "${missing[@]}" >"$WORK/apt.log" 2>&1 ||
+    { tail -n 20 "$WORK/apt.log" >&2; return 1; }
 }
 
 can_start_engine() {

@@ -15,7 +15,9 @@ make_rootfs() {
     if grep -qs '^\(deb\|Types\)' "$file"; then sources=("$file"); break; fi
   done
   # The list of hosts stays out of the images. pip must trust what this machine trusts: the build has its network.
+  # Merged /usr as the official images have it: by default it comes with a package that needs 50 MB of perl.
   mmdebstrap --quiet --format=tar --variant=minbase --include=ca-certificates,python3.11,python3-pip,python3-venv \
+    --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr --dpkgopt=force-unsafe-io \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' \
     --customize-hook='ln -sf python3.11 "$1/usr/bin/python"; rm -f "$1/usr/lib/python3.11/EXTERNALLY-MANAGED"' \
