@@ -16,7 +16,7 @@ from models.runtime import Limits, Query
 from models.search_space import Architecture
 from service.bodies import answer_body, architecture_body, to_json
 from service.bundles import BundleStore
-from service.errors import InfeasibleError
+from service.errors import InfeasibleError, UnknownArchitectureError
 from service.loaded_bundle import LoadedBundle
 from service.redis_cache import RedisCache
 from service.schemas import Conditions, GenerateRequest
@@ -137,6 +137,20 @@ class Answerer:
                     return bundle, encoding
         return None
 
+    async def find_architecture(self, architecture_id: str) -> tuple[LoadedBundle, str]:
+        """The same, for a request that is about this network.
+
+        Raises:
+            UnknownArchitectureError: if no bundle knows it.
+        """
+        found = await self.known_encoding(architecture_id)
+        if found is None:
+            raise UnknownArchitectureError(
+                f"no loaded bundle knows architecture {architecture_id!r}; ids come with answers of /generate, "
+                "/predict and /pareto-front, and are kept for a while. POST its encoding to /predict"
+            )
+        return found
+
     async def _find(self, asked: Question) -> Reply:
         shared_key = _shared_key(asked) if self._redis else ""
         if self._redis:
@@ -149,7 +163,8 @@ class Answerer:
             answer = await bundle.generate(asked.query)
         except InfeasibleBudgetError as exc:
             raise infeasible(bundle, exc) from exc
-        content = to_json(answer_body(bundle.bundle, answer))
+        # A copy: orjson's own bytes lie in a larger block, and remembered ones would keep 4 kB each instead of 1.
+        content = bytes(memoryview(to_json(answer_body(bundle.bundle, answer))))
         for candidate in (answer.best, *answer.alternatives):
             found = candidate.architecture
             bundle.remember(found.id, found.encoding)

@@ -21,11 +21,24 @@ from service.hot_path import HotPath
 from service.lifecycle import Lifecycle
 from service.loaded_bundle import LoadedBundle, open_bundle
 from service.metrics import Metrics
+from service.model_files import ModelFiles
 from service.openapi import document_problems
 from service.redis_cache import RedisCache
 from service.reloader import Reloader
 from service.request_log import RequestLog
-from service.routes import admin, architectures, bundles, explain, feedback, generate, health, known, kserve, page
+from service.routes import (
+    admin,
+    architectures,
+    bundles,
+    explain,
+    feedback,
+    generate,
+    health,
+    known,
+    kserve,
+    model_files,
+    page,
+)
 from service.security import ApiKeys, Guard, needs_guard
 from service.settings import Settings
 from service.version import VERSION
@@ -69,6 +82,7 @@ def create_app(settings: Settings) -> Application:
     store = BundleStore(settings.bundles, load, metrics, settings.default_bundle)
     redis = RedisCache(settings, metrics) if settings.redis_url else None
     keys = ApiKeys(settings) if settings.has_keys else None
+    files = ModelFiles(settings.model_cache, settings.model_cache_mb * 1_000_000)
     lifecycle = Lifecycle()
     reloader = Reloader(store, keys)
 
@@ -89,12 +103,13 @@ def create_app(settings: Settings) -> Application:
                 watch.cancel()
             if redis:
                 await redis.close()
+            files.close()
             executor.shutdown(wait=True, cancel_futures=True)
 
     answerer = Answerer(store, redis, settings)
 
     app = Application(title="PNAG", version=VERSION, description=DESCRIPTION, lifespan=lifespan)
-    behind: ASGIApp = GZipMiddleware(app.framework, minimum_size=4096)
+    behind: ASGIApp = GZipMiddleware(app.framework, minimum_size=4096, compresslevel=6)
     behind = Patience(behind, timeout_s=settings.request_timeout_s)
     behind = FrontCache(behind, store)
     behind = ReadBody(behind, max_bytes=settings.max_body_bytes)
@@ -108,11 +123,24 @@ def create_app(settings: Settings) -> Application:
     app.state.settings = settings
     app.state.bundles = store
     app.state.answerer = answerer
+    app.state.model_files = files
     app.state.redis = redis
     app.state.reloader = reloader
     app.state.lifecycle = lifecycle
     app.state.metrics = metrics
-    for module in (generate, explain, architectures, bundles, feedback, known, health, admin, kserve, page):
+    for module in (
+        generate,
+        explain,
+        architectures,
+        model_files,
+        bundles,
+        feedback,
+        known,
+        health,
+        admin,
+        kserve,
+        page,
+    ):
         app.include_router(module.router)
     add_handlers(app)
     document_problems(app)

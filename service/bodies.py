@@ -80,15 +80,11 @@ def bundle_ref(bundle: Bundle) -> BundleRef:
     return {"name": bundle.name, "version": bundle.version}
 
 
-def has_weights(bundle: Bundle) -> bool:
-    """Whether networks of the bundle can be fetched, not only described."""
-    return "weights" in bundle.manifest
-
-
 def links(bundle: Bundle, architecture: Architecture) -> Links:
-    """Where a network can be looked up again and, if the bundle has weights, fetched."""
+    """Where a network can be looked up again and, if the bundle has its weights, fetched."""
     here = f"/architectures/{architecture.id}"
-    return {"self": here, "model": f"{here}/model.onnx"} if has_weights(bundle) else {"self": here}
+    can_run = bundle.has_weights_of(architecture.encoding)
+    return {"self": here, "model": f"{here}/model.onnx"} if can_run else {"self": here}
 
 
 def answer_body(bundle: Bundle, answer: Answer) -> AnswerBody:

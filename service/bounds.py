@@ -63,13 +63,14 @@ class Patience:
             await self._app(scope, receive, send)
             return
         timeout_s = asked_timeout_s(scope["pnag.headers"], self._timeout_s) or self._timeout_s
-        async with patience(receive, timeout_s) as gone:
+        async with patience(receive, timeout_s) as (gone, deadline):
+            scope["pnag.prolong"] = lambda seconds: deadline.reschedule(asyncio.get_running_loop().time() + seconds)
             await self._app(scope, _replay(scope["pnag.body"], gone), send)
 
 
 @asynccontextmanager
-async def patience(receive: Receive, timeout_s: float) -> AsyncIterator[asyncio.Event]:
-    """Cancels its block when the time is up or the caller hangs up; yields an event that is set in the latter case.
+async def patience(receive: Receive, timeout_s: float) -> AsyncIterator[tuple[asyncio.Event, asyncio.Timeout]]:
+    """Cancels its block when the time is up or the caller hangs up; yields an event that is set then, and the deadline.
 
     Raises:
         DeadlineError, ClientGoneError: in place of the cancellation.
@@ -88,7 +89,7 @@ async def patience(receive: Receive, timeout_s: float) -> AsyncIterator[asyncio.
     deadline = asyncio.timeout(timeout_s)
     try:
         async with deadline:
-            yield gone
+            yield gone, deadline
     except TimeoutError:
         if not deadline.expired():
             raise

@@ -10,6 +10,7 @@ from service.answerer import Answerer
 from service.bundles import BundleStore
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
+from service.model_files import ModelFiles
 from service.reloader import Reloader
 from service.schemas import Unset
 from service.settings import Settings
@@ -45,6 +46,11 @@ def _reloader(request: Request) -> Reloader:
     return reloader
 
 
+def _model_files(request: Request) -> ModelFiles:
+    model_files: ModelFiles = request.app.state.model_files
+    return model_files
+
+
 def _scope(request: Request) -> MutableMapping[str, Any]:
     return request.scope
 
@@ -55,6 +61,7 @@ AnswererDep = Annotated[Answerer, Depends(_answerer)]
 LifecycleDep = Annotated[Lifecycle, Depends(_lifecycle)]
 MetricsDep = Annotated[Metrics, Depends(_metrics)]
 ReloaderDep = Annotated[Reloader, Depends(_reloader)]
+ModelFilesDep = Annotated[ModelFiles, Depends(_model_files)]
 ScopeDep = Annotated[MutableMapping[str, Any], Depends(_scope)]
 
 TimeoutHeader = Annotated[

@@ -135,7 +135,7 @@ class UnknownArchitectureError(ServiceError):
 
 
 class NoWeightsError(ServiceError):
-    """The bundle predicts networks, but holds no weights to build them."""
+    """The bundle predicts the network, but holds no weights to build it."""
 
     code = "no-weights"
     status = 404
@@ -175,7 +175,7 @@ TITLES = {
     "bundle-required": "Which bundle?",
     "unknown-search-space": "No such search space",
     "unknown-architecture": "No such architecture",
-    "no-weights": "The bundle has no weights",
+    "no-weights": "The bundle has no weights of this network",
     "body-too-large": "The body is too large",
     "unauthorized": "An API key is needed",
     "forbidden": "The API key does not reach this far",

@@ -85,6 +85,13 @@ class Settings(BaseSettings):
     cache_entries: int = Field(
         default=10_000, ge=0, description="Answers kept in memory, about 1.5 kB each; 0 keeps none."
     )
+    model_cache: Path | None = Field(
+        default=None,
+        description="Folder for ONNX files of networks asked for. Unset: a temporary one, gone at the end.",
+    )
+    model_cache_mb: int = Field(
+        default=32, ge=0, description="Megabytes of them to keep; what was asked for longest ago goes first."
+    )
     redis_url: SecretStr | None = Field(
         default=None,
         description="Redis that replicas share answers in, e.g. redis://:password@redis:6379/0. Unset: none.",

@@ -6,13 +6,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from service.answerer import Answerer
 from service.bodies import bundle_ref, candidate_body, links, to_json
 from service.dependencies import AnswererDep, BundlesDep, SettingsDep
-from service.errors import ConflictingFieldsError, NoWeightsError, UnknownArchitectureError, check_count
+from service.errors import ConflictingFieldsError, check_count
 from service.json_route import JsonRoute
-from service.loaded_bundle import LoadedBundle
-from service.routes.documented import CSV, GET_ARCHITECTURE, GET_MODEL, JSON, LOOK_UP_AGAIN, problems
+from service.routes.documented import CSV, GET_ARCHITECTURE, JSON, LOOK_UP_AGAIN, problems
 from service.schemas import (
     ArchitectureAnswer,
     CandidateBody,
@@ -81,7 +79,7 @@ async def pareto_front(request: Request, query: Annotated[FrontQuery, Query()], 
 )
 async def architecture(architecture_id: str, answerer: AnswererDep) -> Response:
     """A network of a front, or one that was answered lately, by its id."""
-    bundle, encoding = await _find(answerer, architecture_id)
+    bundle, encoding = await answerer.find_architecture(architecture_id)
     (candidate,) = await bundle.run(lambda: bundle.generator.predict([encoding]))
     body: ArchitectureAnswer = {
         **candidate_body(bundle.space, candidate),
@@ -90,18 +88,6 @@ async def architecture(architecture_id: str, answerer: AnswererDep) -> Response:
         "links": links(bundle.bundle, candidate.architecture),
     }
     return Response(to_json(body), media_type=JSON)
-
-
-@router.get(
-    "/architectures/{architecture_id}/model.onnx",
-    operation_id=GET_MODEL,
-    response_class=Response,
-    responses={200: {"content": {"application/octet-stream": {}}}, **problems(404, 422)},
-)
-async def model(architecture_id: str, answerer: AnswererDep) -> Response:
-    """The runnable network, where the bundle has weights."""
-    bundle, _ = await _find(answerer, architecture_id)
-    raise NoWeightsError(f"bundle {bundle.name} has no weights; build the network from its layers (`pnag inspect`)")
 
 
 def prefers_csv(accept: str) -> bool:
@@ -125,13 +111,3 @@ def front_csv(points: list[CandidateBody]) -> str:
         predicted: dict[str, Any] = {**point["predicted"]}
         writer.writerow([point["architecture"]["encoding"], *(predicted[column] for column in columns)])
     return text.getvalue()
-
-
-async def _find(answerer: Answerer, architecture_id: str) -> tuple[LoadedBundle, str]:
-    found = await answerer.known_encoding(architecture_id)
-    if found is None:
-        raise UnknownArchitectureError(
-            f"no loaded bundle knows architecture {architecture_id!r}; ids come with answers of /generate, /predict "
-            "and /pareto-front, and are kept for a while. POST its encoding to /predict"
-        )
-    return found

@@ -7,7 +7,7 @@ from typing import Any, cast
 from fastapi import APIRouter, Response
 
 from models.spaces.registry import get_space
-from service.bodies import has_weights, to_json
+from service.bodies import to_json
 from service.bundles import Catalogue
 from service.dependencies import BundlesDep
 from service.loaded_bundle import LoadedBundle
@@ -63,6 +63,6 @@ def bundle_body(catalogue: Catalogue, bundle: LoadedBundle) -> BundleBody:
             "created_at": manifest.get("created_at"),
             "accuracy": manifest["accuracy"],
             "metrics": manifest.get("metrics", {}),
-            "has_weights": has_weights(bundle.bundle),
+            "has_weights": bundle.bundle.weights is not None,
         },
     )

@@ -15,10 +15,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from starlette.testclient import TestClient
 
-from models.bundle import EVALUATOR, GENERATOR, LATENCY_TABLE, PARETO_FRONT, Bundle, write_bundle
+from models.bundle import EVALUATOR, GENERATOR, LATENCY_TABLE, PARETO_FRONT, WEIGHTS, Bundle, write_bundle
 from models.features import ArchitectureFeatures
 from models.files import to_json
 from models.latency_table import Device, LatencyTable, LayerLatency, UpperBound
+from models.layers import Layer
+from models.network_weights import Operator, StoredNetwork, pack_weights
 from models.pareto import pareto_front
 from models.runtime import OnnxGenerator, Query
 from models.search_space import SearchSpace
@@ -26,14 +28,22 @@ from models.spaces.registry import get_space
 from service.app import create_app
 from service.logs import configure_logs
 from service.settings import Settings
+from trainer.latency.graphs import layer_graph
 
 
 def write_tiny_bundle(
-    folder: Path, *, name: str = "tiny", version: str = "1", speed: float = 1.0, recorded: str | None = None
+    folder: Path,
+    *,
+    name: str = "tiny",
+    version: str = "1",
+    speed: float = 1.0,
+    recorded: str | None = None,
+    with_weights: bool = False,
 ) -> Bundle:
     """A bundle that loads, tests itself and answers.
 
     `speed` divides its latencies, so that two differ; `recorded` stands for all its recorded answers, which is wrong.
+    With weights, the networks of its front can be handed out, but for the last.
     """
     space = get_space("nas-bench-macro")
     table = LatencyTable(
@@ -76,7 +86,26 @@ def write_tiny_bundle(
     manifest["self_test"] = [
         {"budget_ms": answer.budget_ms, "encoding": recorded or answer.best.architecture.encoding} for answer in answers
     ]
+    if with_weights:
+        contents[WEIGHTS] = _weights(space, [str(point["encoding"]) for point in front[:-1]])
     return write_bundle(folder, manifest, contents)
+
+
+def _weights(space: SearchSpace, encodings: list[str]) -> bytes:
+    """Random weights; equal layers of two networks share them, as in a single-path supernet."""
+    weights: dict[str, list[Operator]] = {}
+
+    def operators(layer: Layer) -> list[Operator]:
+        if layer.key not in weights:
+            arrays = [numpy_helper.to_array(tensor) for tensor in layer_graph(layer).graph.initializer]
+            weights[layer.key] = [Operator(w, b) for w, b in zip(arrays[::2], arrays[1::2], strict=True)]
+        return weights[layer.key]
+
+    networks = (
+        StoredNetwork(encoding, [o for layer in space.layers(encoding) for o in operators(layer)], accuracy=0.5)
+        for encoding in encodings
+    )
+    return pack_weights(space, networks, {"source": "invented"})
 
 
 def _generator(space: SearchSpace, low_ms: float, high_ms: float) -> bytes:
@@ -149,6 +178,14 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny bundle; shared, so read only."""
     folder = tmp_path_factory.mktemp("bundles") / "tiny"
     write_tiny_bundle(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def weights_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny bundle with weights; shared, so read only."""
+    folder = tmp_path_factory.mktemp("bundles") / "tiny"
+    write_tiny_bundle(folder, with_weights=True)
     return folder
 
 
