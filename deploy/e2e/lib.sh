@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What run.sh and load.sh share: tools, a container engine, images, and docs whose commands are run as they stand.
+# What run.sh, train.sh and load.sh share: tools, a container engine, images, and docs whose commands are run as they stand.
 # Where an engine runs already it is used, with the images that compose names. Where none does and we are root, one is
 # started that touches nothing of the host: own folders, no firewall rules, and the stack in a network namespace of its
 # own; images are then stand-ins made of Debian packages (standins.sh).
@@ -19,8 +19,9 @@ ok() { passed=$((passed + 1)); printf '  ok %2d  %s\n' "$passed" "$*"; }
 # ---- engine ----------------------------------------------------------------------------------------------------------
 
 # In the first of two processes: look for an engine, or make the images with one of ours; then run the script again, whose
-# path is given, for what it is really about.
+# path is given, for what it is really about. The images are those that the named blocks of docs/deploy.md build.
 enter() {
+  local script=$1 block; shift
   if [ -n "${PNAG_E2E_WORK:-}" ]; then # the second process, inside the namespace
     WORK=$PNAG_E2E_WORK STARTED=$PNAG_E2E_STARTED
     if [ -n "${PNAG_E2E_OWN_ENGINE:-}" ]; then ip link set lo up; start_engine; fi
@@ -33,8 +34,8 @@ enter() {
   if docker info >/dev/null 2>&1; then
     install_compose
     say "using the container engine that runs here"
-    (cd "$SITE" && follow deploy.md build >/dev/null)
-    "$1" && status=0 || status=$?
+    (cd "$SITE" && for block in "$@"; do follow deploy.md "$block" >/dev/null; done)
+    "$script" && status=0 || status=$?
     exit "$status"
   fi
   install_missing
@@ -47,17 +48,18 @@ enter() {
   say "stand-ins for the base and server images are made (root file systems kept in the cache folder)"
   # Word for word, but for what this machine needs: its own base image, and its network for pip.
   docker() {
-    if [ "$1" = build ]; then shift; command docker build --network=host --build-arg BASE="$BASE" "$@" >"$WORK/build.log" 2>&1 ||
+    if [ "$1" = build ]; then shift; command docker build --network=host --build-arg BASE="$BASE" \
+      --build-arg TORCH_FLAGS="${TORCH_FLAGS:-}" "$@" >"$WORK/build.log" 2>&1 ||
       { tail -n 40 "$WORK/build.log" >&2; return 1; }
     else command docker "$@"; fi
   }
   cd "$SITE"
-  follow deploy.md build
+  for block in "$@"; do follow deploy.md "$block"; done
   unset -f docker
   say "the image is built"
   stop_engine
   # Nothing in there reaches the host's network, and no port of it is taken.
-  unshare --net "$1" && status=0 || status=$?
+  unshare --net "$script" && status=0 || status=$?
   exit "$status"
 }
 
@@ -163,12 +165,13 @@ follow() {
   eval "$code"
 }
 
-# Every block of the docs must have been run, or the docs say something that nobody tried.
+# Every block of the docs must have been run, or the docs say something that nobody tried. Those about training are for
+# train.sh, which downloads torch.
 check_all_followed() {
   local file name
   for file in deploy.md runbook.md; do
     for name in $(sed -n 's/^<!-- run: \(.*\) -->$/\1/p' "$ROOT/docs/$file"); do
-      grep -qxF "$file:$name" "$WORK/followed" || fail "docs/$file: block $name was not run"
+      [[ $name == train* ]] || grep -qxF "$file:$name" "$WORK/followed" || fail "docs/$file: block $name was not run"
     done
   done
 }

@@ -6,7 +6,7 @@ set -euo pipefail
 SELF=$(readlink -f "${BASH_SOURCE[0]}")
 . "$(dirname "$SELF")/lib.sh"
 if [ "${1:-}" = --prepare ]; then prepare; exit; fi
-enter "$SELF"
+enter "$SELF" build
 
 NAME=ofa-mobilenetv3-w1.0-imagenet
 GATEWAY=http://127.0.0.1:8080
@@ -236,7 +236,7 @@ post() { curl -fsS -m 5 "$GATEWAY$1" -H "authorization: Bearer $KEY" -H 'content
 field() { python3 -c 'import json, sys; print(eval(sys.argv[1], {}, json.load(sys.stdin)))' "$1"; }
 id=$(post /generate '{"budget_ms": 20}' | field 'architecture["id"]')
 for latency_ms in 12.5 17.25 29; do post /feedback "{\"id\": \"$id\", \"device\": \"e2e\", \"latency_ms\": $latency_ms}" >/dev/null; done
-traffic "$GATEWAY" --key "$KEY" --seconds 25 --workers 2 --pause-s .01 --repeat >/dev/null &
+traffic "$GATEWAY" --key "$KEY" --seconds 25 --workers 2 --pause-s .01 --fresh-every 0 >/dev/null &
 traffic_pid=$!
 follow runbook.md feedback >"$WORK/feedback.json"
 [ "$(field 'num_reports' <"$WORK/feedback.json")" = 3 ] || fail "$(cat "$WORK/feedback.json")"

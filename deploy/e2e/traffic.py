@@ -25,7 +25,7 @@ class Asker:
         url = urlsplit(options.url)
         self._host, self._port = url.hostname or "127.0.0.1", url.port or 80
         self._options = options
-        self._numbers = count()
+        self._numbers, self._fresh_numbers = count(), count()
         self.statuses: Counter[str] = Counter()
         self.caches: Counter[str] = Counter()
         self.versions: Counter[str] = Counter()
@@ -72,21 +72,25 @@ class Asker:
                 await asyncio.sleep(self._options.pause_s)
 
     def _request(self) -> bytes:
-        """All budgets differ, or the same hundred come again and again."""
-        number = next(self._numbers)
-        step = number % 100 if self._options.repeat else (number * 7919 + self._options.seed * 104729) % 30_000
+        """Every n-th budget is new, for another 30 000 of them; the others are the same hundred."""
+        number, every = next(self._numbers), self._options.fresh_every
+        if every and number % every == 0:
+            step = (next(self._fresh_numbers) * 7919 + self._options.seed * 104729) % 30_000
+        else:
+            step = number % 100
         body = json.dumps({"budget_ms": round(15 + step / 1000, 3)}).encode()
         return (
             b"POST /generate HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\n"
             b"Content-Length: %d\r\n\r\n%s" % (self._host.encode(), self._options.key.encode(), len(body), body)
         )
 
-    def report(self) -> dict[str, Any]:
+    def report(self, seconds: float) -> dict[str, Any]:
         """What came back. `failed` counts connections that broke and every status but 200 (and 503 where it may be)."""
         ordered = sorted(self.seconds)
         fine = {"200", *self._options.allow}
         return {
             "answered": len(ordered),
+            "seconds": round(seconds, 1),
             "failed": sum(self.failures.values()) + sum(n for s, n in self.statuses.items() if s not in fine),
             "statuses": dict(self.statuses),
             "broken": dict(self.failures),
@@ -110,7 +114,7 @@ async def _main(options: argparse.Namespace) -> int:
     asker = Asker(options)
     start = perf_counter()
     await asyncio.gather(*(asker.work(start) for _ in range(options.workers)))
-    print(json.dumps(asker.report()))  # noqa: T201
+    print(json.dumps(asker.report(perf_counter() - start)))  # noqa: T201
     return 0
 
 
@@ -123,7 +127,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--until", help="stop as soon as this file exists")
     parser.add_argument("--pause-s", type=float, default=0)
     parser.add_argument("--timeout-s", type=float, default=15)
-    parser.add_argument("--repeat", action="store_true", help="the same hundred budgets, so that caches answer")
+    parser.add_argument("--fresh-every", type=int, default=1, help="1: all budgets differ; 5: every fifth; 0: none")
     parser.add_argument("--seed", type=int, default=0, help="another order of budgets")
     parser.add_argument("--allow", action="append", default=[], help="a status beside 200 that is no failure")
     return parser.parse_args()

@@ -26,12 +26,12 @@ asked through nginx. *not 200*: answered with something else, such as 503; *brok
 SOAK = """
 ## Soak
 
-{minutes:.0f} minutes through nginx on two replicas, 8 connections, four of five budgets asked before:
-{requests:,} requests, {per_s:.0f} per second, p50 {p50_ms} ms, p99 {p99_ms} ms, {not_200} not 200, {broken} broken.
-Open files of the replicas before and after: {before}; {after}.
+{minutes:.0f} minutes through nginx on two replicas, 4 connections at a modest rate, every fifth budget a new one:
+{answered:,} requests, {per_s:.0f} per second, p50 {p50_ms} ms, p99 {p99_ms} ms, slowest {max_ms} ms, {not_200} not 200,
+{num_broken} broken. Open files of the replicas before and after: {before}; {after}.
 
-Memory of the containers in MB. The answers that a replica remembers fill up first (10 000, about 15 MB), and so do
-Redis and Prometheus; then it should be flat. The last column is the slope of a line through the second half.
+Memory of the containers in MB. The rounds above have filled what a replica remembers (10 000 answers); Redis and
+Prometheus still fill up. The last column is the slope of a line through the second half.
 
 | | at 1 min | at half | at the end | MB per hour, second half |
 |---|---|---|---|---|"""
@@ -65,10 +65,17 @@ def main() -> None:
         cells = [where, mode, f"{middle['per_s']:.0f}", f"{middle['p50_ms']:.1f}", f"{middle['p99_ms']:.1f}", *lost]
         text.append(f"| {' | '.join(cells)} |")
     soak = json.loads(options.soak.read_text())
-    before, after = options.open_files
+    before, after = (" and ".join(files.split()) for files in options.open_files)
+    num_broken = sum(soak["broken"].values())
     text.append(
         SOAK.format(
-            minutes=soak["seconds"] / 60, before=" and ".join(before.split()), after=" and ".join(after.split()), **soak
+            minutes=soak["seconds"] / 60,
+            per_s=soak["answered"] / soak["seconds"],
+            not_200=soak["failed"] - num_broken,
+            num_broken=num_broken,
+            before=before,
+            after=after,
+            **soak,
         )
     )
     samples: dict[str, list[tuple[float, float]]] = defaultdict(list)
