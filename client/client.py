@@ -10,6 +10,8 @@ clients do not come back at once. To ask twice is harmless: the same question ha
 """
 
 import asyncio
+import base64
+import hashlib
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -47,6 +49,10 @@ class PnagProblem(Exception):  # noqa: N818 (RFC 9457 calls it a problem)
 
 class PnagUnreachable(Exception):  # noqa: N818
     """No answer came, after all attempts."""
+
+
+class PnagDamaged(Exception):  # noqa: N818
+    """A file is not what its checksum says: ask again."""
 
 
 class _Asking:
@@ -95,6 +101,19 @@ class _Asking:
 
 def _results(pages: Sequence[httpx.Response]) -> list[AnswerBody | ProblemBody]:
     return [result for page in pages for result in page.json()["results"]]
+
+
+def _model_path(architecture_id: str) -> str:
+    return f"/architectures/{architecture_id}/model.onnx"
+
+
+def _checked(response: httpx.Response) -> bytes:
+    """The content, compared with the checksum that came with it."""
+    told = response.headers.get("repr-digest", "")
+    actual = f"sha-256=:{base64.b64encode(hashlib.sha256(response.content).digest()).decode()}:"
+    if told and told != actual:
+        raise PnagDamaged(f"{response.url}: the checksum is {actual}, the service says {told}")
+    return response.content
 
 
 @contextmanager
@@ -158,10 +177,15 @@ class PnagClient(_Asking):
         """What the service holds."""
         return cast(list[BundleBody], self._ask("GET", "/bundles").json()["bundles"])
 
-    def download_model(self, architecture_id: str, path: Path) -> Path:
-        """The runnable ONNX network, where its bundle has weights; a broken-off download leaves no file."""
+    def download_model(self, architecture_id: str, path: Path, **query: Any) -> Path:
+        """The runnable ONNX network, where its bundle has weights; a broken-off download leaves no file. Also `bundle`.
+
+        Raises:
+            PnagProblem: `no-weights` where there are none; its detail has the `pnag export` command.
+            PnagDamaged: if what came is not what the service sent.
+        """
         with _whole_file(path) as part:
-            part.write_bytes(self._ask("GET", f"/architectures/{architecture_id}/model.onnx").content)
+            part.write_bytes(_checked(self._ask("GET", _model_path(architecture_id), params=self._question(query))))
         return path
 
     def close(self) -> None:
@@ -236,11 +260,12 @@ class AsyncPnagClient(_Asking):
         """See `PnagClient.bundles`."""
         return cast(list[BundleBody], (await self._ask("GET", "/bundles")).json()["bundles"])
 
-    async def download_model(self, architecture_id: str, path: Path) -> Path:
+    async def download_model(self, architecture_id: str, path: Path, **query: Any) -> Path:
         """See `PnagClient.download_model`."""
         with _whole_file(path) as part:
-            response = await self._ask("GET", f"/architectures/{architecture_id}/model.onnx")
-            part.write_bytes(response.content)
+            part.write_bytes(
+                _checked(await self._ask("GET", _model_path(architecture_id), params=self._question(query)))
+            )
         return path
 
     async def close(self) -> None:

@@ -1,6 +1,8 @@
 """The Python client: against the real application, and against servers that misbehave."""
 
 import asyncio
+import base64
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from client import AsyncPnagClient, PnagClient, PnagProblem, PnagUnreachable
+from client import AsyncPnagClient, PnagClient, PnagDamaged, PnagProblem, PnagUnreachable
 
 ANSWER = {"architecture": {"encoding": "x"}, "budget_ms": 20}
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -94,6 +96,20 @@ def test_a_download_that_breaks_off_leaves_no_file(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == []
         assert pnag.download_model("id", tmp_path / "m.onnx").read_bytes() == b"onnx"
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_a_damaged_download_is_noticed_and_leaves_no_file(tmp_path: Path) -> None:
+    digest = base64.b64encode(hashlib.sha256(b"onnx").digest()).decode()
+    headers = {"repr-digest": f"sha-256=:{digest}:"}
+    handler, asked = scripted(
+        httpx.Response(200, content=b"on", headers=headers), httpx.Response(200, content=b"onnx", headers=headers)
+    )
+    with client(handler) as pnag:
+        with pytest.raises(PnagDamaged, match="the checksum is"):
+            pnag.download_model("id", tmp_path / "m.onnx")
+        assert list(tmp_path.iterdir()) == []
+        assert pnag.download_model("id", tmp_path / "m.onnx", bundle="mine").read_bytes() == b"onnx"
+    assert [request.url.query for request in asked] == [b"", b"bundle=mine"]
 
 
 def test_asyncio_does_the_same() -> None:
