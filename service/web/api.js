@@ -38,6 +38,13 @@ async function call(path, options = {}) {
   return body;
 }
 
+/** A file as the service sends it. */
+export async function file(path) {
+  const response = await fetch(path, { headers: authorization() });
+  if (!response.ok) throw new Problem(response.status, await read(response), 1);
+  return response.blob();
+}
+
 async function read(response) {
   try {
     return await response.json();

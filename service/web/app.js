@@ -321,10 +321,24 @@ function showTake(answer) {
   $("download").hidden = !model;
   $("weights").hidden = Boolean(model);
   if (model) {
-    $("download").href = model;
+    $("download").href = `${model}?bundle=${encodeURIComponent(state.bundle)}`;
     $("download").download = `${answer.architecture.id}.onnx`;
   }
-  $("inspect-command").textContent = snippets.inspectCommand(answer.architecture);
+  $("export-command").textContent = snippets.exportCommand(answer.architecture, current().body.name);
+}
+
+/** A link cannot carry a key: with one, the file is fetched and handed to the browser. */
+async function download(event) {
+  if (!api.key.get()) return;
+  event.preventDefault();
+  const link = $("download");
+  try {
+    const url = URL.createObjectURL(await api.file(link.href));
+    Object.assign(document.createElement("a"), { href: url, download: link.download }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 60_000);
+  } catch (error) {
+    showNotice(error.message);
+  }
 }
 
 let saying = null;
@@ -382,7 +396,7 @@ function showProblem(problem) {
       showCosts({ ...point, latency_upper_ms: roundUp(point.latency_ms * factorOf(current(), coverageNow())), latency_coverage: coverageNow() }, "");
     }
     $("download").hidden = true;
-    $("inspect-command").textContent = snippets.inspectCommand(body.architecture);
+    $("export-command").textContent = snippets.exportCommand(body.architecture, current().body.name);
     infeasible = body.architecture;
   }
   chart.setAnswer({ budget_ms: state.budget_ms, predicted: null, isStale: false });
@@ -792,7 +806,8 @@ function listen() {
   $("copy-encoding").addEventListener("click", (e) => copy(e.currentTarget, (shown?.architecture ?? infeasible).encoding));
   $("copy-curl").addEventListener("click", (e) => copy(e.currentTarget, snippets.curl(question(), Boolean(api.key.get()))));
   $("copy-python").addEventListener("click", (e) => copy(e.currentTarget, snippets.python(question(), Boolean(api.key.get()))));
-  $("copy-inspect").addEventListener("click", (e) => copy(e.currentTarget, $("inspect-command").textContent));
+  $("copy-export").addEventListener("click", (e) => copy(e.currentTarget, $("export-command").textContent));
+  $("download").addEventListener("click", download);
   $("download").addEventListener("click", downloadWithKey);
   $("theme").addEventListener("click", () => {
     const { dataset } = document.documentElement;

@@ -21,7 +21,8 @@ print(answer["architecture"]["encoding"], answer["predicted"]["top1_percent"])
 `;
 }
 
-export const inspectCommand = ({ space, encoding }) => `pnag inspect ${space} ${encoding}`;
+export const exportCommand = ({ encoding }, bundle) =>
+  `pnag export --bundle bundles/${bundle} --architecture ${encoding} --weights FILE --out model.onnx`;
 
 export async function copy(text) {
   try {

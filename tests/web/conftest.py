@@ -68,7 +68,7 @@ def write_bundles(folder: Path) -> None:
     assert spec.loader is not None
     conftest = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(conftest)
-    conftest.write_tiny_bundle(folder / "tiny")
+    conftest.write_tiny_bundle(folder / "tiny", with_weights=True)
 
 
 class Service:

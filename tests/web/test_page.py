@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import onnx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
@@ -520,8 +521,31 @@ def test_what_is_copied_runs_and_gives_this_network(
 def test_a_bundle_without_weights_says_how_to_get_the_model(new_page: Callable[..., Page], service: Service) -> None:
     page = new_page("/?budget_ms=6")
     encoding = shows(page, service, budget_ms=6)["architecture"]["encoding"]
-    expect(page.locator("#inspect-command")).to_have_text(f"pnag inspect ofa-mobilenetv3-w1.0 {encoding}")
+    command = f"pnag export --bundle bundles/steady --architecture {encoding} --weights FILE --out model.onnx"
+    expect(page.locator("#export-command")).to_have_text(command)
     expect(page.locator("#download")).to_be_hidden()
+
+
+@pytest.mark.parametrize("has_key", [False, True])
+def test_the_network_is_downloaded_where_the_bundle_has_its_weights(
+    context: BrowserContext, new_page: Callable[..., Page], service: Service, has_key: bool
+) -> None:
+    sent: list[str | None] = []
+    context.route(
+        "**/model.onnx*", lambda route: (sent.append(route.request.headers.get("authorization")), route.continue_())
+    )
+    page = new_page("/?bundle=tiny&budget_ms=5")
+    answer = shows(page, service, bundle="tiny", budget_ms=5)
+    if has_key:
+        page.evaluate("sessionStorage.setItem('pnag-key', 'pnag_secret')")
+    with page.expect_download() as caught:
+        page.get_by_role("link", name="Download ONNX").click()
+    assert caught.value.suggested_filename.endswith(".onnx")
+    content = Path(caught.value.path()).read_bytes()
+    said = {p.key: p.value for p in onnx.ModelProto.FromString(content).metadata_props}
+    assert said["encoding"] == answer["architecture"]["encoding"]
+    assert ("Bearer pnag_secret" in sent) == has_key
+    expect(page.locator("#weights")).to_be_hidden()
 
 
 # -- for everybody ---------------------------------------------------------------------------------------------------
