@@ -32,12 +32,14 @@ class AccuracyModel(Protocol):
 class GaussianProcess:
     """Posterior mean of a Gaussian process with an ARD RBF plus an ARD linear kernel, in double precision.
 
-        k(x, z) = s * exp(-|(x - z) / l|^2 / 2) + (w x) . z        y(x) = m + scale * k(x, X) a
+        k(x, z) = s * exp(-|(x - z) / l|^2 / 2) + (w x) . z + ((v x) . z)^2        y(x) = m + scale * k(x, X) a
+
+    The square is left out where v is None; of one-hot features it is what pairs of options add.
 
     Attributes:
         inputs_MF: training features.
         shift_F, spread_F: features are (x - shift) / spread before the kernel sees them.
-        lengthscale_F, linear_F, outputscale: l, w, s.
+        lengthscale_F, linear_F, quadratic_F, outputscale: l, w, v, s.
         weights_M: a = (K + noise I)^-1 y.
         mean, scale: of y before standardising.
         noise: variance of a measurement, in standardised y.
@@ -54,6 +56,7 @@ class GaussianProcess:
     mean: float
     scale: float
     noise: float = 0.05
+    quadratic_F: Floats | None = None
 
     def deviation(self, features_NF: Floats) -> Floats:
         """Posterior standard deviation of y = -log(1 - accuracy), measurement noise left out; shape [N].
@@ -64,24 +67,32 @@ class GaussianProcess:
         explained_MN = np.linalg.solve(factor_MM, self._kernel(features_NF).T)
         standardised_NF = (features_NF - self.shift_F) / self.spread_F
         prior_N = self.outputscale + np.sum(self.linear_F * standardised_NF**2, axis=1)
+        if self.quadratic_F is not None:
+            prior_N += np.sum(self.quadratic_F * standardised_NF**2, axis=1) ** 2
         variance_N = np.maximum(prior_N - np.sum(explained_MN**2, axis=0), 0.0)
         return np.asarray(self.scale * np.sqrt(variance_N))
 
     def _kernel(self, features_NF: Floats) -> Floats:
         """k(x, X), shape [N, M]."""
-        x_NF, z_MF = self._scaled(features_NF), self._scaled(self.inputs_MF)
-        squared_NM = np.sum(x_NF**2, axis=1, keepdims=True) + np.sum(z_MF**2, axis=1) - 2 * x_NF @ z_MF.T
-        linear_NM = ((features_NF - self.shift_F) / self.spread_F * self.linear_F) @ (
-            (self.inputs_MF - self.shift_F) / self.spread_F
-        ).T
-        return np.asarray(self.outputscale * np.exp(-0.5 * np.maximum(squared_NM, 0)) + linear_NM)
+        return kernel(
+            (features_NF - self.shift_F) / self.spread_F,
+            (self.inputs_MF - self.shift_F) / self.spread_F,
+            self.lengthscale_F,
+            self.linear_F,
+            self.outputscale,
+            self.quadratic_F,
+        )
 
     def __call__(self, features_NF: Floats) -> Floats:
         x_NF, z_MF = self._scaled(features_NF), self._scaled(self.inputs_MF)
         squared_NM = np.sum(x_NF**2, axis=1, keepdims=True) + np.sum(z_MF**2, axis=1) - 2 * x_NF @ z_MF.T
         rbf_N = self.outputscale * np.exp(-0.5 * np.maximum(squared_NM, 0)) @ self.weights_M
-        linear_N = (features_NF - self.shift_F) / self.spread_F @ self._linear_weights()
-        return _accuracy(self.mean + self.scale * (self.constant + rbf_N + linear_N))
+        standardised_NF = (features_NF - self.shift_F) / self.spread_F
+        y_N = self.constant + rbf_N + standardised_NF @ self._linear_weights()
+        quadratic_FF = self._quadratic_weights()
+        if quadratic_FF is not None:
+            y_N = y_N + np.sum(standardised_NF @ quadratic_FF * standardised_NF, axis=1)
+        return _accuracy(self.mean + self.scale * y_N)
 
     def to_onnx(self) -> bytes:
         graph = GraphBuilder()
@@ -98,6 +109,11 @@ class GaussianProcess:
         rbf = graph.node("MatMul", kernel, graph.constant(self.scale * self.outputscale * self.weights_M))
         linear = graph.node("MatMul", standardised, graph.constant(self.scale * self._linear_weights()))
         y = graph.node("Add", rbf, linear)
+        quadratic_FF = self._quadratic_weights()
+        if quadratic_FF is not None:
+            weighed = graph.node("MatMul", standardised, graph.constant(self.scale * quadratic_FF))
+            pairs = graph.node("Mul", weighed, standardised)
+            y = graph.node("Add", y, graph.node("ReduceSum", pairs, graph.constant(np.array([1])), keepdims=0))
         y = graph.node("Add", y, graph.constant(np.array(self.mean + self.scale * self.constant)))
         return _finish(graph, y, len(self.shift_F))
 
@@ -107,6 +123,14 @@ class GaussianProcess:
     def _linear_weights(self) -> Floats:
         standardised_MF = (self.inputs_MF - self.shift_F) / self.spread_F
         weights: Floats = self.linear_F * (standardised_MF.T @ self.weights_M)
+        return weights
+
+    def _quadratic_weights(self) -> Floats | None:
+        """Q, shape [F, F], with x Q x = sum over records of a ((v x) . z)^2; None where that part is left out."""
+        if self.quadratic_F is None:
+            return None
+        weighted_MF = (self.inputs_MF - self.shift_F) / self.spread_F * self.quadratic_F
+        weights: Floats = weighted_MF.T @ (weighted_MF * self.weights_M[:, np.newaxis])
         return weights
 
     def _scaled_inputs(self, graph: GraphBuilder) -> str:
@@ -122,6 +146,20 @@ class GaussianProcess:
         inputs = graph.node("Concat", small, graph.constant(self.inputs_MF[:, first_real:]), axis=1)
         shifted = graph.node("Sub", inputs, graph.constant(self.shift_F))
         return graph.node("Div", shifted, graph.constant(self.spread_F * self.lengthscale_F))
+
+
+def kernel(
+    x_NF: Floats, z_MF: Floats, lengthscale_F: Floats, linear_F: Floats, outputscale: float, quadratic_F: Floats | None
+) -> Floats:
+    """k of standardised features, shape [N, M]."""
+    scaled_NF, scaled_MF = x_NF / lengthscale_F, z_MF / lengthscale_F
+    squared_NM = (
+        np.sum(scaled_NF**2, axis=1)[:, np.newaxis] + np.sum(scaled_MF**2, axis=1) - 2 * scaled_NF @ scaled_MF.T
+    )
+    covariance_NM = outputscale * np.exp(-0.5 * np.maximum(squared_NM, 0)) + (x_NF * linear_F) @ z_MF.T
+    if quadratic_F is not None:
+        covariance_NM += ((x_NF * quadratic_F) @ z_MF.T) ** 2
+    return np.asarray(covariance_NM)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 and in serving; device-independent, so that a new device keeps the evaluator.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,9 +15,14 @@ Floats = NDArray[np.float64]
 
 class ArchitectureFeatures:
     """Features of canonical tokens: one-hot tokens (an inactive decision is all zeros), depth per part and in all,
-    natural logs of MACs and of parameters (left out where the space has no layers to count them by).
+    and what stands for size: natural logs of MACs and of parameters where the space has layers to count them by,
+    otherwise how often decisions with alike options take each of them.
 
     Columns that are the same for every architecture of the space (a decision with one option) are left out.
+
+    Attributes:
+        groups_F: the decision, the kind of count or the depth that each feature belongs to, numbered from 0: what an
+            evaluator of few records should not tell apart. None where the space has layers.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -28,6 +35,12 @@ class ArchitectureFeatures:
         self._starts = np.concatenate([[0], np.cumsum(widths)[:-1]]).astype(np.int64)
         self._num_one_hot = int(widths.sum())
         self._sizes = (macs_cost(space), params_cost(space)) if space.has_layers else ()
+        self._counted = [] if space.has_layers else _alike(space, self._informative)
+        self.groups_F = None
+        if not space.has_layers:
+            num_depths = space.depth_features(np.zeros((1, len(space.decisions)), dtype=np.int64)).shape[1]
+            lengths = [*widths, *(tables[0].shape[1] for _, tables in self._counted), *[1] * num_depths]
+            self.groups_F = np.repeat(np.arange(len(lengths)), lengths)
 
     def __call__(self, tokens_BD: Tokens) -> Floats:
         """Features of each architecture, shape [B, F], float64."""
@@ -36,6 +49,40 @@ class ArchitectureFeatures:
         # Inactive decisions write to a spare last column.
         columns = np.where(tokens >= 0, self._starts + tokens, self._num_one_hot)
         np.put_along_axis(one_hot, columns, 1.0, axis=1)
+        # Of a decision's counts table the last row is that of an inactive one: it counts for nothing.
+        counts = [
+            np.sum([table[rows] for rows, table in zip(tokens_BD[:, members].T, tables, strict=True)], axis=0)
+            for members, tables in self._counted
+        ]
         depths = self._space.depth_features(tokens_BD)
         log_sizes = [np.log(size(tokens_BD))[:, np.newaxis] for size in self._sizes]
-        return np.concatenate([one_hot[:, :-1], depths, *log_sizes], axis=1)
+        return np.concatenate([one_hot[:, :-1], *counts, depths, *log_sizes], axis=1)
+
+
+def _alike(space: SearchSpace, indices: Sequence[int]) -> list[tuple[list[int], list[Floats]]]:
+    """Decisions that choose from the same list, or nearly (records may lack an option here or there).
+
+    Returns:
+        Per list its decisions, and per decision a table [options + 1, names in the list]: 1 where the option has the
+        name; the last row, of an inactive decision, is zero.
+    """
+    families: list[list[int]] = []
+    for index in indices:
+        options = set(map(str, space.decisions[index].options))
+        for members in families:
+            first = set(map(str, space.decisions[members[0]].options))
+            if 2 * len(options & first) > len(options | first):
+                members.append(index)
+                break
+        else:
+            families.append([index])
+    found = []
+    for members in families:
+        names = list(dict.fromkeys(str(o) for i in members for o in space.decisions[i].options))
+        tables = [np.zeros((len(space.decisions[i].options) + 1, len(names))) for i in members]
+        for i, table in zip(members, tables, strict=True):
+            for row, option in enumerate(space.decisions[i].options):
+                table[row, names.index(str(option))] = 1.0
+        if len(members) > 1:
+            found.append((members, tables))
+    return found

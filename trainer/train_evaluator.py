@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from models.errors import TrainingError
 from models.evaluator import AccuracyModel, GaussianProcess, MlpEnsemble, to_log_error
+from models.evaluator import kernel as covariance_of
 from models.features import ArchitectureFeatures
 from models.pareto import kendall_tau
 from models.search_space import SearchSpace, Tokens
@@ -78,8 +79,13 @@ def train_evaluator(
     order = np.random.default_rng(seed).permutation(len(records))
     num_held_out = max(2, round(config.held_out_fraction * len(records)))
     held_out, fitted_on = order[:num_held_out], order[num_held_out:]
-    fit = fit_gaussian_process if len(records) <= config.gp_max_records else _fit_mlp_ensemble
-    model, extend = fit(features_NF[fitted_on], y_N[fitted_on], config, seed, progress)
+    is_gaussian = len(records) <= config.gp_max_records
+    x_MF, y_M = features_NF[fitted_on], y_N[fitted_on]
+    model: AccuracyModel
+    if is_gaussian:
+        model, extend = fit_gaussian_process(x_MF, y_M, config, seed, progress, features.groups_F)
+    else:
+        model, extend = _fit_mlp_ensemble(x_MF, y_M, config, seed, progress)
     predicted = model(features_NF[held_out])
     half = num_held_out // 2
     residual_y = np.abs(to_log_error(predicted) - y_N[held_out])
@@ -91,7 +97,7 @@ def train_evaluator(
     metrics = {
         "num_records": len(records),
         "num_held_out": num_held_out,
-        "model": "gaussian-process" if fit is fit_gaussian_process else "mlp-ensemble",
+        "model": "gaussian-process" if is_gaussian else "mlp-ensemble",
         "kendall_tau": kendall_tau(predicted, truth),
         "mae_percent": float(np.mean(np.abs(predicted - truth))) * 100,
         f"{baseline}_only_kendall_tau": kendall_tau(size_N[held_out], truth),
@@ -120,9 +126,15 @@ def _finite(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def fit_gaussian_process(
-    features_MF: Floats, y_M: Floats, config: EvaluatorConfig, seed: int, progress: Progress
-) -> tuple[GaussianProcess, _Extend]:
-    """Choose the kernel by marginal likelihood; the closure conditions it on any records."""
+    features_MF: Floats, y_M: Floats, config: EvaluatorConfig, seed: int, progress: Progress,
+    groups_F: NDArray[np.int64] | None = None,
+) -> tuple[GaussianProcess, _Extend]:  # fmt: skip
+    """Choose the kernel by marginal likelihood; the closure conditions it on any records.
+
+    Args:
+        groups_F: features of one group share their lengthscale and weights, and the kernel has a quadratic part: a
+            decision's options are told apart by the data, not by the kernel. None = each feature for itself.
+    """
     import gpytorch
     import linear_operator
     import torch
@@ -141,12 +153,26 @@ def fit_gaussian_process(
             self.rbf = gpytorch.kernels.ScaleKernel(gpytorch.kernels.RBFKernel(ard_num_dims=num_features))
             self.rbf.base_kernel.lengthscale = math.sqrt(num_features)
             self.raw_linear_F = torch.nn.Parameter(torch.full((num_features,), -4.0))
+            if groups_F is not None:
+                num_groups = int(groups_F.max()) + 1
+                self.rbf.base_kernel.lengthscale = math.sqrt(2 * num_groups)
+                torch.nn.init.constant_(self.raw_linear_F, -2.0)
+                self.raw_quadratic_F = torch.nn.Parameter(torch.full((num_features,), -3.0))
+                # Alike at the start and moved alike: Adam keeps the features of a group equal.
+                same_FF = torch.from_numpy(groups_F[:, np.newaxis] == groups_F).double()
+                for tied in (self.rbf.base_kernel.raw_lengthscale, self.raw_linear_F, self.raw_quadratic_F):
+                    tied.register_hook(lambda gradient: gradient @ same_FF)
 
         def linear_F(self) -> Any:  # noqa: N802
             return torch.nn.functional.softplus(self.raw_linear_F)
 
+        def quadratic_F(self) -> Any:  # noqa: N802
+            return torch.nn.functional.softplus(self.raw_quadratic_F)
+
         def forward(self, inputs: Any) -> Any:
             covariance = self.rbf(inputs).to_dense() + (inputs * self.linear_F()) @ inputs.T
+            if groups_F is not None:
+                covariance = covariance + ((inputs * self.quadratic_F()) @ inputs.T) ** 2
             # Lazily: a dense matrix would be factorised here, before the noise makes it positive definite.
             lazy = linear_operator.to_linear_operator(covariance)
             return gpytorch.distributions.MultivariateNormal(self.constant_mean(inputs), lazy)
@@ -174,15 +200,14 @@ def fit_gaussian_process(
         "mean": mean,
         "scale": scale,
         "noise": float(likelihood.noise.item()),
+        "quadratic_F": None if groups_F is None else kernel.quadratic_F().detach().numpy(),
     }
     noise = hyperparameters["noise"]
+    of_kernel = {k: hyperparameters[k] for k in ("lengthscale_F", "linear_F", "outputscale", "quadratic_F")}
 
     def condition(features: Floats, targets: Floats) -> GaussianProcess:
         z = (features - shift_F) / spread_F
-        scaled = z / hyperparameters["lengthscale_F"]
-        squared = np.sum(scaled**2, axis=1)[:, np.newaxis] + np.sum(scaled**2, axis=1) - 2 * scaled @ scaled.T
-        covariance = hyperparameters["outputscale"] * np.exp(-0.5 * np.maximum(squared, 0))
-        covariance += (z * hyperparameters["linear_F"]) @ z.T
+        covariance = covariance_of(z, z, **of_kernel)
         covariance[np.diag_indices_from(covariance)] += noise
         residual = (targets - mean) / scale - hyperparameters["constant"]
         return GaussianProcess(inputs_MF=features, weights_M=np.linalg.solve(covariance, residual), **hyperparameters)

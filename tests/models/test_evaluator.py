@@ -1,10 +1,15 @@
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import onnxruntime
 import pytest
 
 from models.evaluator import AccuracyModel, GaussianProcess, MlpEnsemble, to_log_error
 from models.features import ArchitectureFeatures
+from models.search_space import Decision
 from models.spaces.registry import get_space
+from models.spaces.table_space import TableSpace
 
 
 def _gaussian_process(rng: np.random.Generator) -> GaussianProcess:
@@ -16,6 +21,10 @@ def _gaussian_process(rng: np.random.Generator) -> GaussianProcess:
     )  # fmt: skip
 
 
+def _with_pairs(rng: np.random.Generator) -> GaussianProcess:
+    return replace(_gaussian_process(rng), quadratic_F=rng.uniform(0, 0.1, 9))
+
+
 def _mlp_ensemble(rng: np.random.Generator) -> MlpEnsemble:
     shapes = [(9, 8), (8, 4), (4, 1)]
     networks = [
@@ -25,7 +34,7 @@ def _mlp_ensemble(rng: np.random.Generator) -> MlpEnsemble:
     return MlpEnsemble(networks, rng.normal(size=9), rng.uniform(0.5, 2, 9), 1.4, 0.05)
 
 
-@pytest.mark.parametrize("make", [_gaussian_process, _mlp_ensemble])
+@pytest.mark.parametrize("make", [_gaussian_process, _with_pairs, _mlp_ensemble])
 def test_onnx_computes_what_numpy_does(make: object) -> None:
     rng = np.random.default_rng(0)
     model: AccuracyModel = make(rng)  # type: ignore[operator]
@@ -35,16 +44,20 @@ def test_onnx_computes_what_numpy_does(make: object) -> None:
         np.testing.assert_allclose(session.run(None, {"features": features})[0], model(features), atol=1e-12)
 
 
-def test_the_gaussian_process_equals_its_kernel_written_out() -> None:
+@pytest.mark.parametrize("make", [_gaussian_process, _with_pairs])
+def test_the_gaussian_process_equals_its_kernel_written_out(
+    make: Callable[[np.random.Generator], GaussianProcess],
+) -> None:
     rng = np.random.default_rng(1)
-    gp = _gaussian_process(rng)
+    gp = make(rng)
+    v = np.zeros(9) if gp.quadratic_F is None else gp.quadratic_F
     features = rng.normal(size=(5, 9))
     expected = []
     for x in (features - gp.shift_F) / gp.spread_F:
         y = gp.constant
         for z, weight in zip((gp.inputs_MF - gp.shift_F) / gp.spread_F, gp.weights_M, strict=True):
             rbf = gp.outputscale * np.exp(-0.5 * np.sum(((x - z) / gp.lengthscale_F) ** 2))
-            y += weight * (rbf + np.sum(gp.linear_F * x * z))
+            y += weight * (rbf + np.sum(gp.linear_F * x * z) + np.sum(v * x * z) ** 2)
         expected.append(1 - np.exp(-(gp.mean + gp.scale * y)))
     np.testing.assert_allclose(gp(features), expected, atol=1e-12)
 
@@ -64,3 +77,22 @@ def test_features_tell_architectures_apart_and_know_what_is_inactive() -> None:
     one_hot = matrix[:, :-8]  # then five depths, their sum, log MACs, log params
     assert np.array_equal(one_hot.sum(axis=1), (tokens_ND != -1).sum(axis=1) - 1)  # the resolution says nothing
     assert np.array_equal(matrix[:, -8:-3].sum(axis=1), matrix[:, -3])
+
+
+def test_alike_decisions_are_counted_together_and_each_decision_is_a_group() -> None:
+    space = TableSpace(
+        "s",
+        (
+            Decision("stem", ("a", "b")),
+            Decision("op1", ("x", "y", "z")),
+            Decision("op2", ("x", "y", "z"), {"stem": ("a",)}),
+            Decision("op3", ("y", "z")),  # no record had x here
+        ),
+    )
+    features = ArchitectureFeatures(space)
+    tokens_ND = np.stack([space.decode("a:x:x:z"), space.decode("b:y::y")])
+    counts = features(tokens_ND)[:, 10:13]
+    assert counts.tolist() == [[2, 0, 1], [0, 2, 0]]  # of x, y, z; the sleeping op2 counts for nothing
+    assert features.groups_F is not None
+    assert features.groups_F.tolist()[:13] == [0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 4, 4, 4]
+    assert len(features.groups_F) == features(tokens_ND).shape[1]
