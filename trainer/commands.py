@@ -39,6 +39,9 @@ def train(
     device: Annotated[
         str | None, typer.Option(help="Of a .yaml space: what the records' latency_ms was measured on.")
     ] = None,
+    references: Annotated[
+        Path | None, typer.Option(help="CSV: name, architecture of networks people know; the page shows them.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The bundle's name; default: the folder's.")] = None,
     bundle_version: Annotated[str, typer.Option(help="The bundle's version.")] = "1",
     dataset: Annotated[str, typer.Option(help="What the accuracies were measured on.")] = "unknown",
@@ -63,6 +66,7 @@ def train(
         bundle = train_bundle(
             space, records, latency_table, out, identity, config, progress, checkpoint,
             candidates_path=candidates, only_recorded=only_recorded, device=device,
+            references_path=references,
         )  # fmt: skip
     _report(bundle, out, as_json)
 

@@ -78,7 +78,7 @@ def read_records(path: Path, space: SearchSpace) -> Records:
     Raises:
         RecordsError: naming file, row (1 = the first after the header) and column of the first thing that is wrong.
     """
-    frame = _read_frame(path)
+    frame = read_frame(path)
     if frame.empty:
         raise RecordsError(f"{path.name}: has no rows; it needs a header and at least one measured architecture")
     if "architecture" not in frame.columns:
@@ -86,7 +86,7 @@ def read_records(path: Path, space: SearchSpace) -> Records:
     if "top1_percent" in frame.columns and "accuracy" in frame.columns:
         raise RecordsError(f"{path.name}: has both top1_percent and accuracy; keep one")
     values = {name: _column(frame, name, path.name) for name in _RANGES if name in frame.columns}
-    tokens, encodings = _decode(frame["architecture"], space, path.name)
+    tokens, encodings = decode_column(frame["architecture"], space, path.name)
     accuracy = values["top1_percent"] / 100 if "top1_percent" in values else values.get("accuracy")
     return Records(tokens, encodings, accuracy, values.get("latency_ms"), path.name)
 
@@ -102,7 +102,8 @@ def options_seen(space: SearchSpace, tokens_ND: Tokens) -> dict[str, tuple[Optio
     }
 
 
-def _read_frame(path: Path) -> "pd.DataFrame":
+def read_frame(path: Path) -> "pd.DataFrame":
+    """A CSV, Parquet or NAS-Bench-Macro JSON file as a table; what cannot be read is a RecordsError."""
     import pandas as pd
 
     try:
@@ -137,7 +138,8 @@ def _column(frame: "pd.DataFrame", name: str, source: str) -> Floats:
     return numbers
 
 
-def _decode(column: Any, space: SearchSpace, source: str) -> tuple[Tokens, tuple[str, ...]]:
+def decode_column(column: Any, space: SearchSpace, source: str) -> tuple[Tokens, tuple[str, ...]]:
+    """Tokens [N, D] and encodings of a column `architecture`; an unknown or repeated row is a RecordsError."""
     tokens, rows = [], dict[str, int]()
     for row, text in enumerate(column, start=1):
         try:

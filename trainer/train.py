@@ -10,7 +10,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -41,6 +41,7 @@ from trainer.pareto_rule import pair_agreement
 from trainer.progress import Progress
 from trainer.ranking_evaluator import train_ranking_evaluator
 from trainer.records import Records, options_seen, read_records
+from trainer.references import read_references
 from trainer.reinforce import Score
 from trainer.space_file import load_space
 from trainer.table_inputs import read_table_inputs, search_objective
@@ -69,6 +70,7 @@ class _Expertise:
 
     Attributes:
         known: architectures that were measured, and their accuracies.
+        references: `name` and `encoding` of networks that people know.
     """
 
     space: SearchSpace
@@ -76,6 +78,7 @@ class _Expertise:
     accuracy: dict[str, Any]
     metrics: dict[str, Any]
     known: list[dict[str, Any]]
+    references: list[dict[str, str]] = field(default_factory=list)
 
     def predictor(self) -> Callable[[Tokens], Floats]:
         """tokens [N, D] -> accuracy [N], computed as the service will."""
@@ -95,7 +98,7 @@ class _Expertise:
 def train_bundle(
     space_name: str, records_path: Path, table_path: Path | None, out: Path, identity: Identity, config: TrainConfig,
     progress: Progress, checkpoint: Path | None = None, *, candidates_path: Path | None = None,
-    only_recorded: bool = False, device: str | None = None,
+    only_recorded: bool = False, device: str | None = None, references_path: Path | None = None,
 ) -> Bundle:  # fmt: skip
     """Train everything and write the bundle; nothing is written if any stage fails.
 
@@ -104,6 +107,7 @@ def train_bundle(
         table_path: None = latency comes from the records; only of a table-only space.
         checkpoint: a folder that keeps the generator's training resumable, and its curves.
         candidates_path, only_recorded, device: see `read_table_inputs`; only of a table-only space.
+        references_path: a file of named networks, see `read_references`.
 
     Raises:
         RecordsError, LatencyTableError, TrainingError: naming the row, layer or figure that stands in the way.
@@ -117,7 +121,9 @@ def train_bundle(
         )  # fmt: skip
         costs = NetworkCosts.of(given.space, given.table, given.costs)
         cost_N = costs.latency_ms(given.records.tokens_ND)
+        references = read_references(references_path, given.space, costs.allowed) if references_path else []
         expertise = _learn_accuracy(given.space, given.records, identity.dataset, config, progress, cost_N)
+        expertise = replace(expertise, references=references)
         return _generate_bundle(
             expertise, given.table, out, identity, config, progress, started, checkpoint, given.costs
         )
@@ -132,7 +138,9 @@ def train_bundle(
     table = LatencyTable.load(table_path)
     table.predictor(space)  # refuse a table that does not fit before minutes of training
     _check_cost_spread(records, table, space)
+    references = read_references(references_path, space, space.allowed) if references_path else []
     expertise = _learn_accuracy(space, records, identity.dataset, config, progress)
+    expertise = replace(expertise, references=references)
     return _generate_bundle(expertise, table, out, identity, config, progress, started, checkpoint)
 
 
@@ -154,6 +162,7 @@ def retarget_bundle(
         dict(source.manifest["accuracy"]),
         dict(source.manifest["metrics"]["evaluator"]),
         [{"encoding": k.encoding, "accuracy": k.accuracy} for k in source.known],
+        source.manifest.get("references", []),
     )
     identity = Identity(name, source.version, str(source.manifest["accuracy"]["dataset"]))
     return _generate_bundle(expertise, table, out, identity, config, progress, started, recorded=recorded)
@@ -227,6 +236,8 @@ def _generate_bundle(
             },
         },
     }
+    if expertise.references:
+        manifest["references"] = expertise.references
     contents = {
         GENERATOR: exported,
         EVALUATOR: expertise.model,

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +12,16 @@ from starlette.testclient import TestClient
 
 import cli
 from models.bundle import TABLE_COSTS, Bundle
-from models.errors import BudgetError, BundleError, EncodingError
+from models.errors import BudgetError, BundleError, EncodingError, RecordsError
 from models.explain import Explainer
 from models.runtime import Limits, OnnxGenerator, Query
 from service.app import create_app
 from service.settings import Settings
+from trainer.references import read_references
+from trainer.space_file import load_space
+
+ENCODING = "conv3:conv3:conv5:yes"
+"""A recorded architecture of the starting project."""
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -45,7 +51,18 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if number not in (3, 11, 17):
                 writer.writerow(row | {"params_m": f"{1 + 0.1 * number:.2f}"})
     assert pnag("train", "--space", space, "--records", records, "--out", folder / "free", "--recipe", "quick") == 0
-    held = ["--only-recorded", "--out", folder / "held", "--recipe", "quick", "--device", "lab bench"]
+    (folder / "named.csv").write_text(f"name,architecture\nours,{ENCODING}\n")
+    held = [
+        "--references",
+        folder / "named.csv",
+        "--only-recorded",
+        "--out",
+        folder / "held",
+        "--recipe",
+        "quick",
+        "--device",
+        "lab bench",
+    ]
     assert pnag("train", "--space", space, "--records", records, *held) == 0
     return folder
 
@@ -59,6 +76,39 @@ def client(project: Path) -> Iterator[TestClient]:
 def measured(project: Path) -> dict[str, dict[str, str]]:
     rows = read_csv(project / "measurements.csv")
     return {":".join([r["stem"], r["op1"], r["op2"], r["attention"]]): r for r in rows}
+
+
+def test_references_of_a_file_reach_the_page(client: TestClient) -> None:
+    (reference,) = client.get("/bundles/held/known").json()["references"]
+    assert (reference["name"], reference["architecture"]["encoding"]) == ("ours", ENCODING)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("title,architecture\nours,{}\n", "has columns ['title', 'architecture']"),
+        ("name,architecture\n", "0 rows"),
+        ("name,architecture\nours,{}\nours,{}\n", "row 2: name is 'ours'"),
+        ("name,architecture\n,{}\n", "row 1: name is ''"),
+        ("name,architecture\nours,{}x\n", "row 1, architecture"),
+        ("name,architecture\nours,{}\ntheirs,{}\n", "row 2 repeats"),
+    ],
+)
+def test_references_that_cannot_be_shown_are_refused_with_their_row(
+    text: str, complaint: str, tmp_path: Path, project: Path
+) -> None:
+    path = tmp_path / "named.csv"
+    path.write_text(text.replace("{}", ENCODING))
+    space = load_space(str(project / "space.yaml"))
+    with pytest.raises(RecordsError, match=re.escape(complaint)):
+        read_references(path, space, space.allowed)
+
+
+def test_a_reference_that_may_not_be_answered_is_refused(tmp_path: Path, project: Path) -> None:
+    path = tmp_path / "named.csv"
+    path.write_text(f"name,architecture\nours,{ENCODING}\n")
+    with pytest.raises(RecordsError, match="row 1.*may answer"):
+        read_references(path, load_space(str(project / "space.yaml")), lambda tokens_ND: np.zeros(len(tokens_ND), bool))
 
 
 def test_held_answers_are_the_best_measured_row_of_each_budget(project: Path) -> None:
