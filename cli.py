@@ -16,7 +16,8 @@ from service.commands import app as service_app
 from service.explain_commands import app as explain_app
 
 LATER = {"trainer.commands": None, "trainer.space_commands": None, "trainer.latency.commands": "latency"}
-LATER |= {"trainer.bench.commands": "bench", "trainer.label.commands": None}
+LATER |= {"trainer.bench.commands": "bench", "trainer.label.commands": None, "trainer.supernet.commands": "supernet"}
+LATER |= {"trainer.supernet.export_commands": None}
 """Modules with a typer `app`, and the sub-command that holds its commands; None = top level."""
 
 

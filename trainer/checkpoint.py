@@ -36,12 +36,16 @@ class Checkpoint:
     Args:
         folder: None = nothing is saved.
         identity: what the run is made of, by name; compared when loading.
+        is_writer: False in all but the first of several processes that train together.
     """
 
-    def __init__(self, folder: Path | None, identity: Mapping[str, str], every_s: float = 10.0) -> None:
+    def __init__(
+        self, folder: Path | None, identity: Mapping[str, str], every_s: float = 10.0, *, is_writer: bool = True
+    ) -> None:
         self.folder = folder
         self.identity = dict(identity)
         self.every_s = every_s
+        self._is_writer = is_writer
         self.curves: list[dict[str, float]] = []
         self._saved_at = time.monotonic()
         self._interrupted = False
@@ -73,13 +77,14 @@ class Checkpoint:
         return state
 
     def step_done(self, **curve: float) -> bool:
-        """Note a step's figures; True when the caller should now `save`."""
-        self.curves.append(curve)
+        """Note a step's figures, if any; True when the caller should now `save`."""
+        if curve:
+            self.curves.append(curve)
         return self.folder is not None and (self._interrupted or time.monotonic() - self._saved_at >= self.every_s)
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write state and curves, whole or not at all; then obey a Ctrl-C that came meanwhile."""
-        if self.folder is not None:
+        if self.folder is not None and self._is_writer:
             self.folder.mkdir(parents=True, exist_ok=True)
             document = {
                 "format_version": FORMAT_VERSION,
@@ -88,9 +93,15 @@ class Checkpoint:
                 "state": dict(state),
             }
             draft = self.folder / f"{CHECKPOINT}.part"
-            torch.save(document, draft)
-            os.replace(draft, self.folder / CHECKPOINT)
-            self._write_curves()
+            try:
+                torch.save(document, draft)
+                os.replace(draft, self.folder / CHECKPOINT)
+                self._write_curves()
+            except (OSError, RuntimeError) as exc:  # torch reports a full disk as a RuntimeError
+                draft.unlink(missing_ok=True)
+                raise TrainingError(
+                    f"{self.folder / CHECKPOINT}: cannot be written ({exc}); the last one is kept: make room, and go on"
+                ) from None
             self._saved_at = time.monotonic()
         if self._interrupted:
             raise KeyboardInterrupt

@@ -10,6 +10,7 @@ from models.costs import GroupedCost, LayerCost
 from models.errors import RecordsError
 from models.files import write_atomic
 from models.latency_table import LatencyTable
+from models.search_space import SearchSpace
 from models.spaces.registry import get_space
 from trainer.label.active import Labeller
 from trainer.records import read_records
@@ -25,13 +26,7 @@ def ask(
     Raises:
         RecordsError, LatencyTableError, TrainingError: naming what cannot be used; `out` is then left alone.
     """
-    space = get_space(space_name)
-    if table_path is None:
-        cost: GroupedCost = LayerCost(space, lambda layer: layer.macs / 1e6)
-    else:
-        table = LatencyTable.load(table_path)
-        space = table.measured_space(space)
-        cost = table.cost(space)
+    space, cost = cost_of(get_space(space_name), table_path)
     known_ND = np.zeros((0, len(space.decisions)), dtype=np.int64)
     accuracy_N = np.zeros(0)
     if records_path.exists():
@@ -46,6 +41,15 @@ def ask(
         writer.writerow([space.encode(proposal.tokens_D), "", f"{proposed_cost:.6g}", proposal.reason])
     write_atomic(out, text.getvalue())
     return len(known_ND), len(proposals)
+
+
+def cost_of(space: SearchSpace, table_path: Path | None) -> tuple[SearchSpace, GroupedCost]:
+    """What the strategies spread over: latency of the part of the space that was measured, or MACs in millions."""
+    if table_path is None:
+        return space, LayerCost(space, lambda layer: layer.macs / 1e6)
+    table = LatencyTable.load(table_path)
+    space = table.measured_space(space)
+    return space, table.cost(space)
 
 
 def tell_measured(space_name: str, records_path: Path, told_path: Path) -> int:

@@ -1,11 +1,17 @@
-"""`pnag label`: which architectures to measure next; ask and tell through files, so any training job fits between."""
+"""`pnag label`: which architectures to measure next, and measuring them with a supernet's weights.
+
+Without weights it asks and tells through files, so that any training job fits between.
+"""
 
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from trainer.label.measure import Task
 
 app = typer.Typer()
 
@@ -16,28 +22,93 @@ app = typer.Typer()
 )
 def label(
     space: Annotated[str, typer.Option(help="A search space; `pnag spaces` lists them.")],
-    records: Annotated[Path, typer.Option(help="What is known: a CSV; need not exist yet.")],
-    out: Annotated[Path, typer.Option(help="The CSV of architectures to measure that is written.")],
+    out: Annotated[
+        Path, typer.Option(help="The CSV of architectures to measure; with --weights, the records themselves.")
+    ],
+    records: Annotated[
+        Path | None, typer.Option(help="What is known: a CSV; need not exist yet. Not with --weights.")
+    ] = None,
     latency_table: Annotated[
         Path | None, typer.Option(help="The cost, in ms; without it, the cost is MACs, in millions.")
     ] = None,
-    strategy: Annotated[str, typer.Option(help="active, stratified (over cost) or random.")] = "active",
-    count: Annotated[int, typer.Option(min=1, help="Architectures to propose.")] = 20,
+    strategy: Annotated[
+        str, typer.Option(help="active, stratified (over cost), random; all with --weights.")
+    ] = "active",
+    count: Annotated[
+        int, typer.Option(min=1, help="Architectures to propose; with --weights, to know at the end.")
+    ] = 20,
     tell: Annotated[
         Path | None, typer.Option(help="First add this file's measured rows (architecture, top1_percent) to --records.")
     ] = None,
+    weights: Annotated[Path | None, typer.Option(help="A supernet.pt: measure with it.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="The images --weights was trained on; accuracy is that of those held out.")
+    ] = None,
+    recalibration_images: Annotated[int, typer.Option(min=2, help="For each one's batch norm.")] = 256,
+    validation_images: Annotated[int, typer.Option(min=1, help="Of those held out, at most.")] = 5000,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that measure; above 1 needs pnag[cluster].")] = 1,
+    cluster: Annotated[str | None, typer.Option(help="A Dask scheduler's address, in place of --workers.")] = None,
     seed: Annotated[int, typer.Option(help="Same records and seed, same proposals.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Propose which architectures to measure next, given what is known."""
+    """Propose which architectures to measure next, given what is known; or measure them with a supernet's weights."""
+    if weights is not None:
+        if images is None or records is not None or tell is not None:
+            raise typer.BadParameter("--weights needs --images, and writes to --out; it takes no --records or --tell")
+        from trainer.label.measure import Task
+        from trainer.label.score import ScoreConfig
+
+        task = Task(
+            space, str(weights.resolve()), str(images.resolve()), ScoreConfig(recalibration_images, validation_images)
+        )
+        _measure(task, out, latency_table, strategy, count, seed, workers, cluster, as_json)
+        return
+    if records is None:
+        raise typer.BadParameter("--records is missing; only with --weights it is not needed")
     from trainer.label.ask_tell import ask, tell_measured
 
     told = tell_measured(space, records, tell) if tell is not None else 0
     known, asked = ask(space, records, out, latency_table, strategy, count, seed)
     if as_json:
-        json.dump({"told": told, "known": known, "asked": asked, "out": str(out)}, sys.stdout)
-        sys.stdout.write("\n")
+        _print_json({"told": told, "known": known, "asked": asked, "out": str(out)})
         return
     if tell is not None:
         typer.echo(f"{records}: {told} measured architectures added, {known} known now")
     typer.echo(f"{out}: {asked} architectures to measure; fill in top1_percent, then pass the file as --tell")
+
+
+def _measure(
+    task: "Task", out: Path, latency_table: Path | None, strategy: str, count: int, seed: int, workers: int,
+    cluster: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    import time
+
+    from models.spaces.registry import get_space
+    from trainer.label.ask_tell import cost_of
+    from trainer.label.cluster import run_on_cluster
+    from trainer.label.measure import measure_labels, run_here
+    from trainer.progress import show_progress
+
+    started = time.monotonic()
+    space = get_space(task.space)
+    run = run_here if workers == 1 and cluster is None else run_on_cluster(workers, cluster)
+    with show_progress() as progress:
+        new = measure_labels(
+            task,
+            out,
+            cost_of(space, latency_table)[1],
+            strategy,
+            None if strategy == "all" else count,
+            seed,
+            run,
+            progress,
+        )
+    if as_json:
+        _print_json({"measured": new, "out": str(out), "seconds": round(time.monotonic() - started, 1)})
+        return
+    typer.echo(f"{out}: {new} architectures measured in {(time.monotonic() - started) / 60:.1f} min")
+
+
+def _print_json(document: dict[str, object]) -> None:
+    json.dump(document, sys.stdout)
+    sys.stdout.write("\n")

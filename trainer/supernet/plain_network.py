@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from models.errors import SearchSpaceError, WeightsError
 from models.layers import Activation, Layer
+from trainer.supernet.depthwise import DepthwiseConv2d
 
 LayerState = dict[str, Tensor]
 
@@ -40,9 +41,8 @@ class ConvUnit(nn.Module):
         activation: Activation = "none",
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=False
-        )
+        kind = DepthwiseConv2d if groups == in_channels == out_channels > 1 else nn.Conv2d
+        self.conv = kind(in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=False)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out")
         self.bn = nn.BatchNorm2d(out_channels) if has_batch_norm else None
         self.act = _ACTIVATIONS[activation](inplace=True) if activation != "none" else None
@@ -104,7 +104,8 @@ class MBConvLayer(nn.Module):
         if self.squeeze_excite is not None:
             inner_NCHW = self.squeeze_excite(inner_NCHW)
         inner_NCHW = self.project(inner_NCHW)
-        return inner_NCHW + features_NCHW if self.has_residual else inner_NCHW
+        output_NCHW: Tensor = inner_NCHW + features_NCHW if self.has_residual else inner_NCHW
+        return output_NCHW
 
 
 class LinearLayer(nn.Module):

@@ -1,0 +1,92 @@
+"""`supernet.pt`: the trained weights, and what they were trained on."""
+
+import io
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.errors import WeightsError
+from models.files import write_atomic
+from models.search_space import SearchSpace
+from trainer.supernet.build import build_supernet
+from trainer.supernet.images import Images, Normalise
+from trainer.supernet.supernet import Supernet
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class SupernetWeights:
+    """A trained supernet.
+
+    Attributes:
+        mean, std: per channel; the network sees (value in [0, 1] - mean) / std.
+        num_held_out: of the images, how many were not trained on (`Images.split` says which).
+        report: config, images_seen, wall_seconds.
+    """
+
+    space: str
+    state: dict[str, Tensor]
+    mean: list[float]
+    std: list[float]
+    images_sha256: str
+    num_held_out: int
+    report: dict[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Write the file, whole or not at all."""
+        buffer = io.BytesIO()
+        torch.save({"format_version": FORMAT_VERSION, **self.__dict__}, buffer)
+        write_atomic(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> "SupernetWeights":
+        """Read the file; holds data only, so an untrusted file runs no code.
+
+        Raises:
+            WeightsError: if it is not such a file, or a newer one.
+        """
+        try:
+            document = torch.load(path, weights_only=True, map_location="cpu")
+            version = document.pop("format_version")
+            if version == FORMAT_VERSION:
+                return cls(**document)
+        except OSError as exc:
+            raise WeightsError(f"{path}: cannot be read ({exc.strerror or exc})") from None
+        except (RuntimeError, KeyError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as exc:
+            raise WeightsError(f"{path}: holds no supernet of `pnag supernet train` ({exc})") from None
+        raise WeightsError(f"{path}: format_version is {version}; this version of pnag reads {FORMAT_VERSION}")
+
+    def supernet(self, space: SearchSpace) -> Supernet:
+        """The supernet with these weights, in evaluation mode.
+
+        Raises:
+            WeightsError: naming entries that are missing, unknown or of another shape, or the other space.
+        """
+        if space.name != self.space:
+            raise WeightsError(f"weights are for {self.space}, not for {space.name}")
+        supernet = build_supernet(space)
+        try:
+            supernet.load_state_dict(self.state)
+        except RuntimeError as exc:
+            raise WeightsError(f"weights do not fit {space.name}: {' '.join(str(exc).split())}") from None
+        return supernet.eval()
+
+    def normalise(self) -> Normalise:
+        """What the network sees of an image."""
+        return Normalise(self.mean, self.std)
+
+    def check_images(self, images: Images) -> None:
+        """Held-out images are only held out if they are the same ones.
+
+        Raises:
+            WeightsError: if the images are not those that were trained on.
+        """
+        if images.sha256 != self.images_sha256:
+            raise WeightsError(
+                "these are not the images that the weights were trained on, so none of them can be told to be held out"
+            )
