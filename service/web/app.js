@@ -6,13 +6,13 @@ import { createChart } from "./chart.js";
 import * as format from "./format.js";
 import { latest } from "./latest.js";
 import * as network from "./network.js";
+import { qualityOf } from "./quality.js";
 import * as snippets from "./snippets.js";
 
 const ASK_EVERY_MS = 60;
 const PAUSE_MS = 900; // a pause this long ends a gesture: changes are then marked against the network it ended with
 const STEPS = 500;
 const LOG_FROM_RATIO = 12; // a front that spans more than this is drawn on a log scale
-const NEXT_PERCENT = 0.1;
 const TABLE_ROWS = 24;
 const RETRY_MS = [500, 1000, 2000, 4000];
 
@@ -36,7 +36,7 @@ const main = $("main");
 
 const state = address.read();
 let bundles = [];
-/** name -> {body, points, known, bounds}: what has been fetched of each bundle. */
+/** name -> {body, quality, points, known, bounds}: what has been fetched of each bundle. */
 const landscapes = new Map();
 let shown = null; // {architecture, predicted, budget_ms, answer}
 let baseline = null; // the architecture that changes are marked against
@@ -51,6 +51,7 @@ const labelOf = (bundle) => {
   const dataset = bundle.accuracy?.dataset;
   return [dataset, bundle.device.name].filter(Boolean).join(" · ");
 };
+const titleOf = (bundle) => qualityOf(bundle).title;
 const find = (id) => bundles.find((bundle) => idOf(bundle) === id || `${bundle.name}@${bundle.version}` === id);
 const current = () => landscapes.get(state.bundle);
 const coverageNow = () => state.coverage ?? current().body.coverage;
@@ -148,10 +149,11 @@ function showResult({ answer, problem }, asked, isLast) {
   main.dataset.state = "answered";
   hideNotice();
   $("rescue").hidden = true;
-  shown = { ...answer, question: asked };
-  const { predicted } = answer;
+  const { quality } = current();
+  const predicted = quality.lift(answer.predicted);
+  shown = { ...answer, predicted, question: asked };
   $("verdict-lead").textContent = ", the best network reaches";
-  $("verdict").textContent = format.withUnit(format.percent(predicted.top1_percent), "%");
+  $("verdict").textContent = quality.text(predicted.height);
   showUnder(predicted);
   $("network-title").textContent = "The network";
   showNetwork(answer.architecture);
@@ -171,12 +173,13 @@ function showAnswerInChart() {
 }
 
 function showUnder(predicted) {
-  const { body } = current();
+  const { body, quality } = current();
   const where = body.accuracy?.dataset && body.accuracy.dataset !== "none" ? ` on ${body.accuracy.dataset}` : "";
-  const interval = predicted?.top1_interval_percent;
+  const interval = predicted?.heights;
+  const unit = quality.unit && `\u202f${quality.unit}`;
   $("under-accuracy").textContent = interval
-    ? `top-1${where}, ${interval.map(format.percent).join("–")}\u202f% with ${format.coverage(predicted.interval_coverage)}\u202f% confidence.`
-    : `top-1${where}.`;
+    ? `${quality.name}${where}, ${quality.range(interval)}${unit} with ${format.coverage(predicted.interval_coverage)}\u202f% confidence.`
+    : `${quality.name}${where}.`;
   $("under-device").textContent = `on ${body.device.name}.`;
   const landscape = current();
   $("promise-lead").textContent = coverageNow() > 0.5 ? "The budget holds" : "The budget is kept";
@@ -191,7 +194,7 @@ function showCompared() {
   const factor = factorOf(other, coverageNow());
   const best = other.points.filter((p) => p.latency_ms * factor <= state.budget_ms && fits(p)).at(-1);
   const text = best
-    ? `${format.withUnit(format.percent(best.top1_percent), "%")} within the same budget`
+    ? `${other.quality.text(best.height)} within the same budget`
     : `no network is that fast; the first needs ${format.withUnit(format.ms(roundUp(other.points[0].latency_ms * factor)), "ms")}`;
   $("compared").textContent = `Dashed, ${labelOf(other.body)}: ${text}.`;
 }
@@ -285,28 +288,27 @@ function showCosts(predicted, binding) {
   $("binding").textContent = names[binding] ? `${names[binding]} binds` : binding === "none" ? "Nothing binds: there is no better network" : "";
 }
 
-/** The neighbours on the front, a tenth of a percent above and below. */
+/** The neighbours on the front, a step above and below: a tenth of a percent, or what corresponds to it. */
 function showNext(predicted) {
   const factor = factorOf(current(), coverageNow());
+  const { quality } = current();
   const points = current().points.filter(fits);
-  const up = points.find((p) => p.top1_percent >= predicted.top1_percent + NEXT_PERCENT);
-  const down = points.find((p) => p.top1_percent >= predicted.top1_percent - NEXT_PERCENT);
+  const up = points.find((p) => p.height >= predicted.height + quality.step);
+  const down = points.find((p) => p.height >= predicted.height - quality.step);
   const at = (p) => roundUp(p.latency_ms * factor);
   const spent = predicted.latency_upper_ms;
-  const cheaper = down && spent - at(down) > 0.0005 && down.top1_percent < predicted.top1_percent ? down : null;
+  const cheaper = down && spent - at(down) > 0.0005 && down.height < predicted.height ? down : null;
   $("next").hidden = false;
   const among = Object.keys(state.limits).length ? " within your limits" : "";
   $("steps").replaceChildren(
     cheaper
-      ? step(`${gap(predicted, cheaper)} less saves ${format.withUnit(format.ms(spent - at(cheaper)), "ms")}`, at(cheaper))
-      : element("p", "step", "No network of the front is faster and 0.1\u202f% worse at most."),
+      ? step(`${quality.gap(predicted.height - cheaper.height)} ${quality.sign > 0 ? "less" : "more"} saves ${format.withUnit(format.ms(spent - at(cheaper)), "ms")}`, at(cheaper))
+      : element("p", "step", `No network of the front is faster and ${quality.stepText} worse at most.`),
     up
-      ? step(`${gap(up, predicted)} more costs ${format.withUnit(format.ms(Math.max(0, at(up) - spent)), "ms")}`, at(up))
-      : element("p", "step", `No network of the front is 0.1\u202f% better${among}.`),
+      ? step(`${quality.gap(up.height - predicted.height)} ${quality.sign > 0 ? "more" : "less"} costs ${format.withUnit(format.ms(Math.max(0, at(up) - spent)), "ms")}`, at(up))
+      : element("p", "step", `No network of the front is ${quality.stepText} better${among}.`),
   );
 }
-
-const gap = (a, b) => format.withUnit((a.top1_percent - b.top1_percent).toFixed(2), "%");
 
 function step(title, budget_ms) {
   const button = element("button", "step");
@@ -346,9 +348,10 @@ let saying = null;
 function say(answer) {
   clearTimeout(saying);
   saying = setTimeout(() => {
-    const { predicted } = answer;
+    const { quality } = current();
+    const predicted = quality.lift(answer.predicted);
     $("said").textContent =
-      `${format.percent(predicted.top1_percent)} percent top-1 within ${format.typed(answer.budget_ms)} milliseconds, ` +
+      `${quality.spoken(predicted.height)} within ${format.typed(answer.budget_ms)} milliseconds, ` +
       `predicted latency ${format.ms(predicted.latency_ms)}. ${$("changes").textContent.split(":")[0]}.`;
   }, 600);
 }
@@ -515,11 +518,12 @@ async function load(id) {
   const before = landscapes.get(id);
   if (before && before.body.digest === body.digest) return before;
   const [front, known] = await Promise.all([api.front(id), api.known(id).catch(withoutKnown)]);
-  const points = front.map(({ architecture, predicted }) => ({ architecture, ...predicted }));
+  const quality = qualityOf(body);
+  const points = front.map(({ architecture, predicted }) => ({ architecture, ...quality.lift(predicted) }));
   // The table's default promise is in the front itself, in case the rest could not be had.
   const factor = points.length ? points[0].latency_upper_ms / points[0].latency_ms : 1;
   const bounds = known.bounds.length ? known.bounds : [{ coverage: body.coverage, factor }];
-  const landscape = { body, points, known, bounds };
+  const landscape = { body, quality, points, known, bounds };
   landscapes.set(id, landscape);
   return landscape;
 }
@@ -538,9 +542,9 @@ function frontOf(landscape) {
     points: landscape.points.map((p) => ({
       latency_ms: p.latency_ms,
       bound_ms: p.latency_ms * factor,
-      top1_percent: p.top1_percent,
-      low: p.top1_interval_percent?.[0] ?? null,
-      high: p.top1_interval_percent?.[1] ?? null,
+      height: p.height,
+      low: p.heights?.[0] ?? null,
+      high: p.heights?.[1] ?? null,
       macs_m: p.macs_m,
       params_m: p.params_m,
       fits: fits(p),
@@ -550,14 +554,16 @@ function frontOf(landscape) {
 
 function showLandscape({ keepView = false } = {}) {
   const landscape = current();
+  const { quality, known } = landscape;
   const other = landscapes.get(state.compare);
   const fronts = [frontOf(landscape), ...(other ? [frontOf(other)] : [])];
   const ends = fronts.flatMap(({ points }) => [points[0].latency_ms, points.at(-1).bound_ms]);
   chart.setData(
     {
       fronts,
-      cloud: landscape.known,
-      references: landscape.known.references.map(({ name, predicted }) => ({ name, ...predicted })),
+      quality,
+      cloud: { latency_ms: known.latency_ms, heights: known.top1_percent.map(quality.heightOf) },
+      references: known.references.map(({ name, predicted }) => ({ name, ...quality.lift(predicted) })),
       isLog: Math.max(...ends) / Math.min(...ends) >= LOG_FROM_RATIO,
     },
     { keepView },
@@ -570,9 +576,11 @@ function showLandscape({ keepView = false } = {}) {
   const last = landscape.points.at(-1);
   $("chart").setAttribute(
     "aria-label",
-    `Pareto front, ${landscape.points.length} networks of it: from ${format.percent(first.top1_percent)} percent within ${format.ms(low)} milliseconds ` +
-      `to ${format.percent(last.top1_percent)} percent within ${format.ms(high)} milliseconds. The table below holds the numbers.`,
+    `Pareto front, ${landscape.points.length} networks of it: from ${quality.text(first.height)} within ${format.ms(low)} milliseconds ` +
+      `to ${quality.text(last.height)} within ${format.ms(high)} milliseconds. The table below holds the numbers.`,
   );
+  for (const id of ["axis-y", "column-y"]) $(id).textContent = quality.title;
+  $("next-title").textContent = `What the next ${quality.stepText} costs`;
   showLegend(fronts);
   showTable();
   placeSlider();
@@ -606,14 +614,14 @@ function showLegend([front, other]) {
 }
 
 function showTable() {
-  const { points } = current();
+  const { points, quality } = current();
   const factor = factorOf(current(), coverageNow());
   const count = Math.min(TABLE_ROWS, points.length);
   const rows = Array.from({ length: count }, (_, i) => points[Math.round((i * (points.length - 1)) / Math.max(count - 1, 1))]);
   $("front-rows").replaceChildren(
     ...rows.map((p) => {
       const row = document.createElement("tr");
-      const cells = [format.typed(roundUp(p.latency_ms * factor)), format.percent(p.top1_percent), format.ms(p.latency_ms), format.amount(p.macs_m), format.amount(p.params_m)];
+      const cells = [format.typed(roundUp(p.latency_ms * factor)), quality.number(p.height), format.ms(p.latency_ms), format.amount(p.macs_m), format.amount(p.params_m)];
       row.append(...cells.map((text) => element("td", "", text)));
       return row;
     }),
@@ -650,7 +658,7 @@ function showFacts() {
   const check = body.table_check;
   const facts = [];
   if (evaluator.kendall_tau !== undefined) {
-    const mae = evaluator.mae_percent !== undefined ? `, off by ${format.fraction(evaluator.mae_percent)}\u202f% on average` : "";
+    const mae = evaluator.mae_percent !== undefined && body.accuracy?.metric?.column === undefined ? `, off by ${format.fraction(evaluator.mae_percent)}\u202f% on average` : "";
     facts.push(["Accuracy", `Kendall tau ${format.fraction(evaluator.kendall_tau)} on ${evaluator.num_held_out} networks held out${mae}`]);
   }
   const known = [body.device.runtime, body.device.precision].filter(Boolean).join(", ");
@@ -683,7 +691,8 @@ function fillChoices() {
   $("bundle").replaceChildren(...bundles.map((b) => option(idOf(b), name(b), idOf(b) === state.bundle)));
   $("compare").replaceChildren(
     option("", "nothing", !state.compare),
-    ...bundles.filter((b) => idOf(b) !== state.bundle).map((b) => option(idOf(b), name(b), idOf(b) === state.compare)),
+    // Fronts of different units have no common axis.
+    ...bundles.filter((b) => idOf(b) !== state.bundle && titleOf(b) === titleOf(find(state.bundle))).map((b) => option(idOf(b), name(b), idOf(b) === state.compare)),
   );
 }
 

@@ -4,7 +4,7 @@
 // (budget, chosen network, what the pointer is on), redrawn on every move.
 
 import uPlot from "./vendor/uplot/uPlot.esm.js";
-import { amount, ms, percent, withUnit } from "./format.js";
+import { amount, ms, withUnit } from "./format.js";
 
 const GRAB_PX = 14;
 const SNAP_PX = 26;
@@ -18,7 +18,7 @@ const DOUBLE_CLICK_MS = 500;
  * @param onView  () when the view or the size changed
  */
 export function createChart(root, { onBudget, onView }) {
-  let data = { fronts: [], isLog: false };
+  let data = { fronts: [], isLog: false, quality: { sign: 1 } };
   let answer = { budget_ms: null, predicted: null, isStale: false };
   let whole = { x0: 1, x1: 10, y0: 0, y1: 100 };
   let view = { ...whole };
@@ -70,7 +70,7 @@ export function createChart(root, { onBudget, onView }) {
         },
         axes: [
           axis({ size: 28, gap: 8, space: 64, values: (_, ticks) => ticks.map(tick) }),
-          axis({ size: 40, gap: 8, space: 44, values: (_, ticks) => ticks.map(tick) }),
+          axis({ size: 40, gap: 8, space: 44, values: (_, ticks) => ticks.map((value) => tick(data.quality.sign * value)) }),
         ],
         series: [{}, { paths: () => null, points: { show: false } }],
         hooks: { draw: [drawLandscape], ready: [ready] },
@@ -106,18 +106,18 @@ export function createChart(root, { onBudget, onView }) {
     for (const front of data.fronts) {
       const [first, last] = [front.points[0], front.points.at(-1)];
       xs.push(first.latency_ms, first.bound_ms, last.latency_ms, last.bound_ms);
-      ys.push(first.low ?? first.top1_percent, last.high ?? last.top1_percent);
+      ys.push(first.low ?? first.height, last.high ?? last.height);
     }
     for (const place of data.references ?? []) {
       xs.push(place.latency_ms);
-      ys.push(place.top1_percent);
+      ys.push(place.height);
     }
-    const cloud = data.cloud ?? { latency_ms: [], top1_percent: [] };
+    const cloud = data.cloud ?? { latency_ms: [], heights: [] };
     const right = Math.max(...xs);
-    cloud.top1_percent.forEach((y, i) => cloud.latency_ms[i] <= right && ys.push(y));
+    cloud.heights.forEach((y, i) => cloud.latency_ms[i] <= right && ys.push(y));
     const [x0, x1] = [Math.min(...xs), right];
     const [y0, y1] = [ys.reduce((a, b) => Math.min(a, b)), ys.reduce((a, b) => Math.max(a, b))];
-    const air = Math.max((y1 - y0) * 0.06, 0.02);
+    const air = (y1 - y0) * 0.06 || 0.02;
     const margin = data.isLog ? (x1 / x0) ** 0.03 : Math.max((x1 - x0) * 0.03, x0 * 0.005);
     whole = {
       x0: data.isLog ? x0 / margin : x0 - margin,
@@ -187,7 +187,7 @@ export function createChart(root, { onBudget, onView }) {
   }
 
   function drawCloud(ctx) {
-    const { latency_ms: xs = [], top1_percent: ys = [] } = data.cloud ?? {};
+    const { latency_ms: xs = [], heights: ys = [] } = data.cloud ?? {};
     const radius = Math.min(4, 1.7 * Math.sqrt(zoomed()));
     ctx.fillStyle = colours.cloud;
     for (let i = 0; i < xs.length; i++) {
@@ -219,11 +219,11 @@ export function createChart(root, { onBudget, onView }) {
     const seen = fitting.filter((point) => point.bound_ms >= view.x0 && point.bound_ms <= view.x1);
     if (seen.length > 80) return;
     ctx.fillStyle = colours.accent;
-    for (const point of seen) dot(ctx, toX(point.bound_ms), toY(point.top1_percent), 2.5);
+    for (const point of seen) dot(ctx, toX(point.bound_ms), toY(point.height), 2.5);
   }
 
   /** The best accuracy within each budget: it rises at a network and then holds until the next. */
-  function staircase(points, column, row = "top1_percent") {
+  function staircase(points, column, row = "height") {
     const path = [];
     let before = null;
     for (const point of points) {
@@ -237,7 +237,7 @@ export function createChart(root, { onBudget, onView }) {
   }
 
   function drawReference(ctx, place) {
-    const [x, y] = [toX(place.latency_ms), toY(place.top1_percent)];
+    const [x, y] = [toX(place.latency_ms), toY(place.height)];
     ctx.fillStyle = colours.surface;
     ctx.strokeStyle = colours.ink;
     ctx.lineWidth = 1.5;
@@ -310,8 +310,8 @@ export function createChart(root, { onBudget, onView }) {
   }
 
   function drawChosen(ctx) {
-    const { latency_ms, latency_upper_ms, top1_percent, top1_interval_percent: interval } = answer.predicted;
-    const [x, bound, y] = [toX(latency_ms), toX(latency_upper_ms), toY(top1_percent)];
+    const { latency_ms, latency_upper_ms, height, heights: interval } = answer.predicted;
+    const [x, bound, y] = [toX(latency_ms), toX(latency_upper_ms), toY(height)];
     ctx.strokeStyle = colours.ink;
     ctx.lineWidth = 1.25;
     if (bound - x > 1) whisker(ctx, x, y, bound, y);
@@ -457,10 +457,10 @@ export function createChart(root, { onBudget, onView }) {
     const ys = data.fronts
       .flatMap((front) => front.points)
       .filter((point) => point.bound_ms >= x0 && point.bound_ms <= x1)
-      .flatMap((point) => [point.low ?? point.top1_percent, point.high ?? point.top1_percent]);
+      .flatMap((point) => [point.low ?? point.height, point.high ?? point.height]);
     if (!ys.length) return [view.y0, view.y1];
     const [low, high] = [Math.min(...ys), Math.max(...ys)];
-    const air = Math.max((high - low) * 0.25, 0.02);
+    const air = (high - low) * 0.25 || (whole.y1 - whole.y0) * 0.01;
     return [Math.max(low - air, whole.y0), Math.min(high + air, whole.y1)];
   }
 
@@ -477,24 +477,24 @@ export function createChart(root, { onBudget, onView }) {
       if (distance < SNAP_PX) found.push({ distance, x, y, make });
     };
     for (const place of data.references ?? []) {
-      consider(toX(place.latency_ms), toY(place.top1_percent), -6, () => ({ title: place.name, ...facts(place) }));
+      consider(toX(place.latency_ms), toY(place.height), -6, () => ({ title: place.name, ...facts(place) }));
     }
     data.fronts.forEach((front, i) => {
       for (const point of front.points) {
         const title = i ? `Front of ${front.label}` : "On the front";
         const handicap = point.fits ? 0 : 8;
-        consider(toX(point.bound_ms), toY(point.top1_percent), handicap, () => ({
+        consider(toX(point.bound_ms), toY(point.height), handicap, () => ({
           title: point.fits ? title : `${title}, beyond your limits`,
           budget_ms: i || !point.fits ? null : Math.ceil(point.bound_ms * 1000 - 1e-6) / 1000,
           ...facts(point, front.factor),
         }));
       }
     });
-    const { latency_ms: xs = [], top1_percent: ys = [] } = data.cloud ?? {};
+    const { latency_ms: xs = [], heights: ys = [] } = data.cloud ?? {};
     for (let i = 0; i < xs.length; i++) {
       consider(toX(xs[i]), toY(ys[i]), 14, () => ({
         title: "Measured network",
-        ...facts({ latency_ms: xs[i], top1_percent: ys[i] }),
+        ...facts({ latency_ms: xs[i], height: ys[i] }),
       }));
     }
     if (!found.length) return null;
@@ -503,7 +503,7 @@ export function createChart(root, { onBudget, onView }) {
   }
 
   function facts(point, factor = 1) {
-    const lines = [withUnit(percent(point.top1_percent), "%")];
+    const lines = [data.quality.text(point.height)];
     lines.push(
       factor > 1.0005
         ? `${withUnit(ms(point.bound_ms), "ms")} promised, ${withUnit(ms(point.latency_ms), "ms")} plain`
@@ -558,7 +558,7 @@ export function createChart(root, { onBudget, onView }) {
   }
 
   return {
-    /** fronts: [{points: [{latency_ms, bound_ms, top1_percent, low, high, fits, macs_m, params_m}], factor, label}] */
+    /** quality: what heights mean; fronts: [{points: [{latency_ms, bound_ms, height, low, high, fits, macs_m, params_m}], factor, label}] */
     setData(next, { keepView = false } = {}) {
       const isOther = next.isLog !== data.isLog;
       data = next;
@@ -579,7 +579,7 @@ export function createChart(root, { onBudget, onView }) {
       if (!plot) return;
       // Towards the chosen network, if it is in sight.
       const { predicted } = answer;
-      const [x, y] = predicted ? [toX(predicted.latency_upper_ms), toY(predicted.top1_percent)] : [-1, -1];
+      const [x, y] = predicted ? [toX(predicted.latency_upper_ms), toY(predicted.height)] : [-1, -1];
       const isSeen = x >= 0 && y >= 0 && x <= plot.over.clientWidth && y <= plot.over.clientHeight;
       if (isSeen) zoom(factor, x, y);
       else zoom(factor);

@@ -1,7 +1,8 @@
-"""The real service in a process of its own, over three bundles.
+"""The real service in a process of its own, over four bundles.
 
-`steady` is the shipped bundle with a bound and named networks, `swift` the same on a faster device, `tiny` one of
-another search space. They are made from what ships, so the tests keep to what every bundle has.
+`steady` is the shipped bundle with a bound and named networks, `swift` the same on a faster device, `units` one whose
+records measure an error in millimetres, `tiny` one of another search space. They are made from what ships, so the tests
+keep to what every bundle has.
 """
 
 import importlib.util
@@ -23,13 +24,17 @@ import pytest
 from models.bundle import LATENCY_TABLE, PARETO_FRONT, Bundle, write_bundle
 from models.files import to_json
 from models.latency_table import UpperBound
+from models.metric import Metric
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "bundles" / "ofa-mobilenetv3-w1.0-imagenet"
 READY_WITHIN_S = 60
 
 
-def write_variant(folder: Path, *, device: str, speed: float) -> None:
+METRIC = Metric("rmse", "error", "minimise", "mm", worst=9.0, best=1.0)
+
+
+def write_variant(folder: Path, *, device: str, speed: float, metric: Metric | None = None) -> None:
     """The shipped bundle on another device, with a bound that holds at .95 and the ends of its front named."""
     source = Bundle.load(SHIPPED)
     table = source.latency_table
@@ -48,6 +53,8 @@ def write_variant(folder: Path, *, device: str, speed: float) -> None:
     kept = ("format_version", "files", "self_test")
     manifest: dict[str, Any] = {name: value for name, value in source.manifest.items() if name not in kept}
     manifest["name"] = folder.name
+    if metric is not None:
+        manifest["accuracy"] = {**manifest["accuracy"], "metric": metric.to_dict()}
     manifest["references"] = [
         {"name": "Smallest", "encoding": source.front[0].encoding},
         {"name": "Largest", "encoding": source.front[-1].encoding},
@@ -59,9 +66,10 @@ def write_variant(folder: Path, *, device: str, speed: float) -> None:
 
 
 def write_bundles(folder: Path) -> None:
-    """The three bundles of the tests."""
+    """The four bundles of the tests."""
     write_variant(folder / "steady", device="Steady board, 1 thread", speed=1.0)
     write_variant(folder / "swift", device="Swift phone, 2 threads", speed=1.9)
+    write_variant(folder / "units", device="Gauge, 1 thread", speed=1.0, metric=METRIC)
     # The service's own tests make a bundle of another search space by hand; one recipe for it is enough.
     spec = importlib.util.spec_from_file_location("service_conftest", ROOT / "tests" / "service" / "conftest.py")
     assert spec is not None

@@ -16,6 +16,8 @@ import onnx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
+from models.metric import Metric
+
 Service = Any
 """Of conftest.py, which cannot be imported by name."""
 
@@ -413,6 +415,19 @@ def test_an_address_opens_the_same_page_elsewhere(new_page: Callable[..., Page],
     other = new_page(page.url)
     shows(other, service, budget_ms=8, coverage=0.9, limits={"macs_m": 260})
     assert address_of(other) == {"bundle": "steady", "budget_ms": "8", "coverage": "0.9", "macs_m": "260"}
+
+
+def test_a_metric_of_ones_own_is_shown_in_its_unit(new_page: Callable[..., Page], service: Service) -> None:
+    page = new_page("/?bundle=units&budget_ms=6")
+    answer = service.ask("/generate", {"bundle": "units", "budget_ms": 6})
+    (body,) = [bundle for bundle in service.ask("/bundles")["bundles"] if bundle["name"] == "units"]
+    millimetres = Metric.from_dict(body["accuracy"]["metric"]).value(answer["predicted"]["top1_percent"] / 100)
+    expect(page.locator("#verdict")).to_have_text(re.compile(rf"^{millimetres:.4g}\u202fmm$"))
+    expect(page.locator("#axis-y")).to_have_text("error, mm")
+    expect(page.locator("#next-title")).to_have_text("What the next 0.2\u202fmm costs")
+    errors = [float(row) for row in page.locator("#front-rows td:nth-child(2)").all_text_contents()]
+    assert errors == sorted(errors, reverse=True), "to minimise: slower networks err less"
+    assert page.locator("#compare option").all_text_contents() == ["nothing"], "no other bundle measures this"
 
 
 def test_another_bundle_and_a_second_front(new_page: Callable[..., Page], service: Service) -> None:
