@@ -187,6 +187,22 @@ def write_bundle(folder: Path, manifest: Mapping[str, Any], contents: Mapping[st
     return Bundle.load(folder)
 
 
+def write_weights(folder: Path, bundle: Bundle, content: bytes) -> Bundle:
+    """Give the bundle in a folder other weights, or its first; killed at any point, a whole bundle is left.
+
+    Raises:
+        WeightsError, BundleError: if the content is no weights file of the bundle's space; nothing is written then.
+    """
+    weights = _index_weights(folder, content, bundle.space)
+    files = {name: entry for name, entry in bundle.manifest["files"].items() if name != WEIGHTS}
+    without, entry = {**bundle.manifest, "files": files}, {"sha256": weights.sha256, "size_bytes": len(content)}
+    if WEIGHTS in bundle.manifest["files"]:
+        write_atomic(folder / MANIFEST, to_json(without))
+    write_atomic(folder / WEIGHTS, content)  # not in the manifest now, so nobody reads it
+    write_atomic(folder / MANIFEST, to_json({**without, "files": {**files, WEIGHTS: entry}}))
+    return Bundle.load(folder)
+
+
 def _read(folder: Path, name: str) -> bytes:
     try:
         return (folder / name).read_bytes()

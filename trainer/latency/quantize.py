@@ -1,4 +1,4 @@
-"""A timing graph in int8: ONNX Runtime's own static quantisation, weights per channel, QDQ nodes."""
+"""A graph in int8: ONNX Runtime's own static quantisation, weights per channel, QDQ nodes."""
 
 import logging
 import tempfile
@@ -9,22 +9,30 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
+
+BATCH = 16
+"""Images whose activations are looked at together."""
 
 
-def quantize(model: onnx.ModelProto) -> bytes:
+def quantize(model: onnx.ModelProto, images_NCHW: NDArray[np.float32] | None = None) -> bytes:  # noqa: N803
     """The serialised int8 graph of an fp32 one; input and output stay float, as a served network's do.
 
-    One random input sets the activations' ranges: they decide what comes out, not how long it takes.
+    Args:
+        images_NCHW: set the activations' ranges. Without them one random input does: the ranges decide what comes out,
+            not how long it takes.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     source = model.graph.input[0]
-    shape = [dimension.dim_value for dimension in source.type.tensor_type.shape.dim]
-    image = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    if images_NCHW is None:
+        shape = [dimension.dim_value for dimension in source.type.tensor_type.shape.dim]
+        images_NCHW = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)  # noqa: N806
+    batches = np.array_split(images_NCHW, -(-len(images_NCHW) // BATCH))
 
-    class OneImage(CalibrationDataReader):  # type: ignore[misc]
+    class Batches(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self._left: list[dict[str, Any]] = [{source.name: image}]
+            self._left: list[dict[str, Any]] = [{source.name: batch} for batch in batches]
 
         def get_next(self) -> dict[str, Any] | None:
             return self._left.pop() if self._left else None
@@ -33,7 +41,7 @@ def quantize(model: onnx.ModelProto) -> bytes:
         before, after = Path(folder, "fp32.onnx"), Path(folder, "int8.onnx")
         onnx.save(model, before)
         quantize_static(
-            before, after, OneImage(), quant_format=QuantFormat.QDQ, per_channel=True,
+            before, after, Batches(), quant_format=QuantFormat.QDQ, per_channel=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
         )  # fmt: skip
         return after.read_bytes()
