@@ -70,3 +70,32 @@ def train(
         return
     seen, minutes = weights.report["images_seen"], weights.report["wall_seconds"] / 60
     typer.echo(f"{out / WEIGHTS}: {space}, {seen} images seen in {minutes:.1f} min")
+
+
+@app.command(
+    epilog="Example: pnag supernet check --bundle bundles/nas-bench-macro-cifar10 --records records.csv "
+    "--truth nas-bench-macro_cifar10.json --out check.png"
+)
+def check(
+    bundle: Annotated[Path, typer.Option(help="A bundle that was trained on the records.")],
+    records: Annotated[Path, typer.Option(help="What `pnag label --weights` wrote.")],
+    truth: Annotated[Path, typer.Option(help="Records of the whole space, each architecture trained on its own.")],
+    out: Annotated[Path, typer.Option(help="The picture to write.")],
+    budgets: Annotated[int, typer.Option(min=2, help="Test budgets, even over the range.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Where the truth is known: how well labels rank architectures, and what the bundle's answers lose."""
+    from models.bundle import Bundle
+    from trainer.supernet.check import compare_with_truth
+
+    result = compare_with_truth(Bundle.load(bundle), records, truth, out, budgets)
+    if as_json:
+        json.dump(result, sys.stdout)
+        sys.stdout.write("\n")
+        return
+    typer.echo(
+        f"kendall tau {result['kendall_tau']:.3f} over {result['architectures']} labels (MACs alone "
+        f"{result['kendall_tau_of_macs']:.3f}); true regret {result['regret_points']:.3f} points over "
+        f"{result['budgets']} budgets, at most {result['largest_regret_points']:.3f}; "
+        f"{result['answers_over_budget']} answers over budget"
+    )
