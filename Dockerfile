@@ -19,7 +19,12 @@ COPY cli.py LICENSE /opt/venv/lib/python3.11/site-packages/
 COPY models /opt/venv/lib/python3.11/site-packages/models
 COPY service /opt/venv/lib/python3.11/site-packages/service
 COPY deploy/image/pnag deploy/image/install-bundle /opt/venv/bin/
-RUN chmod 755 /opt/venv/bin/pnag /opt/venv/bin/install-bundle
+ARG VERSION=0.1.0
+# The metadata of an installed package: training writes the version into its bundles.
+RUN chmod 755 /opt/venv/bin/pnag /opt/venv/bin/install-bundle \
+    && metadata="/opt/venv/lib/python3.11/site-packages/pnag-$VERSION.dist-info" \
+    && mkdir "$metadata" \
+    && printf 'Metadata-Version: 2.1\nName: pnag\nVersion: %s\n' "$VERSION" >"$metadata/METADATA"
 
 FROM build AS slim
 # What only compilers, type checkers and makers of models read; training quantises, serving does not.
