@@ -30,7 +30,9 @@ def run_on_cluster(workers: int, address: str | None = None, started: Callable[[
         raise TrainingError(f"several workers need {exc.name}; install pnag[cluster]") from None
 
     def run(task: Task, chunks: Sequence[Sequence[str]]) -> Iterator[list[tuple[str, float]]]:
-        with dask.config.set({"distributed.scheduler.allowed-failures": RETRIES}), ExitStack() as stack:
+        # A worker that falls silent is not a dead one: on a busy machine, or one that slept, it comes back.
+        settings = {"distributed.scheduler.allowed-failures": RETRIES, "distributed.scheduler.worker-ttl": None}
+        with dask.config.set(settings), ExitStack() as stack:
             scheduler: Any = address
             if address is None:
                 scheduler = stack.enter_context(
