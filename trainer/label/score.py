@@ -20,8 +20,8 @@ from trainer.supernet.images import Images, Normalise
 from trainer.supernet.plain_network import LayerState, PlainNetwork, layer_module
 from trainer.supernet.supernet import Supernet
 
-_PART = 500
-"""Held-out images that go through a layer at a time, which bounds memory."""
+_PART = 50
+"""Held-out images that go through a layer at a time: 1.1 s an architecture of nas-bench-macro; 1.8 s with 500."""
 
 
 @dataclass(frozen=True)
