@@ -16,6 +16,7 @@ from models.bundle import MANIFEST
 from models.errors import BundleError, PnagError, UnknownBundleError
 from service.errors import BundleRequiredError
 from service.loaded_bundle import LoadedBundle
+from service.memory import give_back_memory
 from service.metrics import Metrics
 
 log = structlog.get_logger("pnag.bundles")
@@ -152,6 +153,7 @@ class BundleStore:
             self._metrics.reloads.labels("removed").inc(len(done.removed))
             self._metrics.refused.set(len(done.refused))
             if done.loaded or done.removed:
+                give_back_memory()
                 log.info("bundles reloaded", loaded=done.loaded, removed=done.removed, serving=self.catalogue.names)
             return done
 
@@ -179,6 +181,8 @@ class BundleStore:
         return bundle
 
     def _serve(self, served: dict[Path, LoadedBundle]) -> None:
+        if served == self._served:
+            return  # the same catalogue: whoever keeps answers by it need not forget them at every look
         catalogue = Catalogue(tuple(served.values()), self.catalogue.default)
         if catalogue.default is not None:
             catalogue.get(catalogue.default)

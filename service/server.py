@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
 from service.logs import configure_logs
+from service.memory import give_back_memory, keep_memory_together
 from service.protocol import BoundedProtocol
 from service.settings import Settings, SettingsError
 
@@ -44,12 +45,14 @@ def make_worker(settings: Settings) -> FastAPI:
     from service.metrics import forget_dead_workers
 
     configure_logs(settings)
+    keep_memory_together()
     forget_dead_workers()
     app = create_app(settings)
     app.state.bundles.load_all()  # before the port answers, so that a bad bundle is a message and not a traceback
     # What is loaded by now stays: the collector need not look at it again whenever requests have left enough behind.
     gc.collect()
     gc.freeze()
+    give_back_memory()
     return app
 
 

@@ -211,3 +211,11 @@ def test_a_link_within_the_folder_is_fine(root: Path) -> None:
 def test_nothing_loaded_asks_for_a_bundle() -> None:
     with pytest.raises(BundleRequiredError):
         Catalogue().get(None)
+
+
+def test_a_look_that_finds_nothing_new_keeps_the_catalogue(make_client: Make, root: Path) -> None:
+    client = make_client(bundles=(root,))
+    store = client.app.state.bundles  # type: ignore[attr-defined]
+    before = store.catalogue
+    assert reload(client) == {"loaded": [], "removed": [], "refused": {}}
+    assert store.catalogue is before, "whoever keeps answers by catalogue would forget them at every look"

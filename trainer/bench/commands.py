@@ -231,6 +231,39 @@ def latency(
     )
 
 
+@app.command(epilog="Example: pnag bench serve --bundle bundles/ofa-mobilenetv3-w1.0-imagenet --out runs/bench/serve")
+def serve(
+    bundle: Annotated[Path, typer.Option(help="The bundle that everybody serves.")],
+    out: Annotated[Path, typer.Option(help="A folder for serve.json, serve.md and serve.png.")],
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 5,
+    seconds: Annotated[int, typer.Option(min=1, help="That a round of one contender takes.")] = 5,
+    connections: Annotated[int, typer.Option(min=1, help="Of wrk.")] = 64,
+    candidates: Annotated[int, typer.Option(min=1, help="Networks sampled for each budget.")] = 16,
+    only: Annotated[list[str] | None, typer.Option(help="Only contenders whose name starts so; repeatable.")] = None,
+    environments: Annotated[
+        Path, typer.Option(help="Where LitServe, BentoML and MLServer are installed, each by itself: 2 GB.")
+    ] = Path("runs/serving-environments"),
+    as_json: _Json = False,
+) -> None:
+    """Our service beside a hello world, LitServe, BentoML and MLServer under wrk: 6 minutes (needs `wrk`)."""
+    import shutil
+
+    from models.files import to_json, write_atomic
+    from trainer.bench.serve import Load, compare_serving, draw_serving, serving_markdown
+    from trainer.progress import show_progress
+
+    if shutil.which("wrk") is None:
+        raise typer.BadParameter("`wrk` is not installed; apt-get install wrk, or brew install wrk")
+    load = Load(rounds, seconds, connections, candidates)
+    with show_progress() as progress:
+        report = compare_serving(bundle, load, environments, progress, only or ())
+    text = serving_markdown(report)
+    write_atomic(out / "serve.json", to_json(report))
+    write_atomic(out / "serve.md", text)
+    draw_serving(report, out / "serve.png")
+    _print(report, as_json, text)
+
+
 def _problem(
     name: str, space: str, records: Path, table: Path | None, truth: Path | None, num_records: int | None, budgets: int,
     progress: "Progress",

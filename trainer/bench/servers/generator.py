@@ -1,0 +1,27 @@
+"""The same work for every server: a list of budgets in, a list of answers out. Only what is around it differs.
+
+Read from the environment: BUNDLE (folder) and NUM_CANDIDATES.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from models.bundle import Bundle
+from models.runtime import OnnxGenerator, Query
+from service.bodies import answer_body
+
+
+class Generator:
+    """One loaded bundle, one thread, as our own service has it."""
+
+    def __init__(self) -> None:
+        bundle = Bundle.load(Path(os.environ["BUNDLE"]))
+        self._generator = OnnxGenerator(bundle, num_candidates=int(os.environ["NUM_CANDIDATES"]))
+
+    def answer(self, budgets_ms: Sequence[float]) -> list[dict[str, Any]]:
+        """What `POST /generate` answers, for each budget."""
+        answers = self._generator.generate_many([Query(float(budget)) for budget in budgets_ms])
+        bundle = self._generator.bundle
+        return [dict(answer_body(bundle, answer)) for answer in answers if not isinstance(answer, Exception)]
