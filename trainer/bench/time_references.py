@@ -71,11 +71,12 @@ def time_references(
         row["latency_ms"] = kit_script.lower_quartile(times)
         row["rounds"] = len(times)
     device = kit_script.describe_device(setup)
-    return rows, {"device": device, "host_load": load.report(), "resolution": RESOLUTION}
+    about = {"device": device, "host_load": load.report(), "resolution": RESOLUTION}
+    return rows, about | ({"predicted_for": bundle.manifest["device"]["name"]} if bundle else {})
 
 
 def references_markdown(rows: Sequence[dict[str, Any]], about: dict[str, Any] | None) -> str:
-    """One table: known networks and ours, by latency where it was measured."""
+    """One table: known networks and ours, by latency where it was measured; and on what, if that is another device."""
     has_latency = about is not None
     heading = (
         "| network | "
@@ -91,6 +92,11 @@ def references_markdown(rows: Sequence[dict[str, Any]], about: dict[str, Any] | 
             f"| {row['name']} | {latency}{top1} | {row['params_m']:.2f} | {published[0]} | {row['macs_m']:.1f} "
             f"| {published[1]} | {row['remark']} |"
         )
+    if about is not None:
+        timed, predicted = about["device"]["name"], about.get("predicted_for")
+        lines += ["", f"Timed on {timed}."]
+        if predicted and predicted != timed:
+            lines[-1] += f" The predictions in the names of our networks are for another device, {predicted}."
     return "\n".join(lines) + "\n"
 
 

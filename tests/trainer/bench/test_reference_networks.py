@@ -7,6 +7,7 @@ import pytest
 from models.layers import Layer
 from models.spaces.registry import get_space
 from trainer.bench.reference_networks import PNAG_ENCODINGS, REFERENCE_NETWORKS, ReferenceNetwork, _Network
+from trainer.bench.time_references import references_markdown
 
 # Why a count may differ is said in each network's remark.
 MACS_TOLERANCE = {"P-DARTS": 0.06, "Cream-L": 0.045, "FBNet-C": 0.03}
@@ -46,3 +47,11 @@ def test_a_block_counts_what_our_layers_count() -> None:
 def test_the_published_encodings_are_architectures_of_our_space() -> None:
     space = get_space("ofa-mobilenetv3-w1.2")
     assert [space.architecture(e).encoding for e in PNAG_ENCODINGS.values()] == list(PNAG_ENCODINGS.values())
+
+
+def test_the_table_says_what_it_was_timed_on_and_when_predictions_are_for_another_device() -> None:
+    rows = [{"name": "ours", "latency_ms": 2.0, "top1_percent": 70.0, "params_m": 1.0, "macs_m": 1.0, "remark": ""}]
+    timed = {"device": {"name": "a phone"}}
+    assert references_markdown(rows, timed).endswith("Timed on a phone.\n")
+    assert references_markdown(rows, timed | {"predicted_for": "a phone"}).endswith("Timed on a phone.\n")
+    assert "for another device, a laptop" in references_markdown(rows, timed | {"predicted_for": "a laptop"})
