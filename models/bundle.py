@@ -18,12 +18,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from models.errors import BundleError, PnagError
 from models.files import is_number, read_json_object, to_json, write_atomic
 from models.latency_table import LatencyTable
 from models.metric import Metric
 from models.network_weights import WeightsIndex, read_index
-from models.search_space import SearchSpace
+from models.search_space import SearchSpace, Tokens
 from models.spaces.registry import space_from_dict
 from models.table_costs import NetworkCosts, TableCosts
 
@@ -71,7 +73,7 @@ class BundleWeights:
         return content
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bundle:
     """A verified bundle in memory. Build with `Bundle.load`."""
 
@@ -80,6 +82,8 @@ class Bundle:
     space: SearchSpace
     latency_table: LatencyTable
     front: tuple[FrontPoint, ...]
+    front_FD: Tokens
+    """The networks of `front`, shape [points, decisions]; decoded once, which is most of what loading takes."""
     known: tuple[KnownArchitecture, ...]
     table_costs: TableCosts | None = None
     weights: BundleWeights | None = None
@@ -152,10 +156,10 @@ class Bundle:
             table.predictor(space)  # every layer is there
         except PnagError as exc:
             raise BundleError(f"{folder}: {exc}") from exc
-        front, known = _parse_front(contents[PARETO_FRONT], space, f"{folder}/{PARETO_FRONT}")
+        front, front_FD, known = _parse_front(contents[PARETO_FRONT], space, f"{folder}/{PARETO_FRONT}")
         raw_costs = contents.get(TABLE_COSTS)
         costs = None if raw_costs is None else TableCosts.parse(raw_costs, space, f"{folder}/{TABLE_COSTS}")
-        return cls(manifest, contents, space, table, front, known, costs)
+        return cls(manifest, contents, space, table, front, front_FD, known, costs)
 
 
 def write_bundle(folder: Path, manifest: Mapping[str, Any], contents: Mapping[str, bytes]) -> Bundle:
@@ -252,16 +256,17 @@ def _check_content(content: bytes, entry: Any, where: str) -> None:
 
 def _parse_front(
     data: bytes, space: SearchSpace, where: str
-) -> tuple[tuple[FrontPoint, ...], tuple[KnownArchitecture, ...]]:
+) -> tuple[tuple[FrontPoint, ...], Tokens, tuple[KnownArchitecture, ...]]:
     document = read_json_object(data, where, BundleError)
     raw_points, raw_known = document.get("points"), document.get("known", [])
     if not isinstance(raw_points, list) or not raw_points or not isinstance(raw_known, list):
         raise BundleError(f"{where}: points must be a non-empty list, known a list")
     points: list[FrontPoint] = []
+    tokens_FD: list[Tokens] = []
     for number, entry in enumerate(raw_points, start=1):
         try:
             point = FrontPoint(str(entry["encoding"]), float(entry["latency_ms"]), float(entry["accuracy"]))
-            space.decode(point.encoding)
+            tokens_FD.append(space.decode(point.encoding))
         except (KeyError, TypeError, ValueError) as exc:
             raise BundleError(f"{where}: point {number} is not usable ({exc})") from None
         if points and not (point.latency_ms > points[-1].latency_ms and point.accuracy > points[-1].accuracy):
@@ -271,4 +276,4 @@ def _parse_front(
         known = tuple(KnownArchitecture(str(entry["encoding"]), float(entry["accuracy"])) for entry in raw_known)
     except (KeyError, TypeError, ValueError) as exc:
         raise BundleError(f"{where}: an entry of known is not usable ({exc})") from None
-    return tuple(points), known
+    return tuple(points), np.stack(tokens_FD), known

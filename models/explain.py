@@ -154,7 +154,7 @@ class Explainer:
     @cached_property
     def habits(self) -> tuple[Habit, ...]:
         """What the front has in common, decision by decision; those with one option are left out."""
-        front_FD = np.stack([self._space.decode(point.encoding) for point in self.generator.bundle.front])
+        front_FD = self.generator.bundle.front_FD
         habits = []
         for index, decision in enumerate(self._space.decisions):
             if len(decision.options) < 2:

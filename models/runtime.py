@@ -148,7 +148,7 @@ class OnnxGenerator:
         precision = bundle.latency_table.device.precision or "fp32"
         self._bytes = BYTES_PER_NUMBER.get(precision, 4)
         # The front as tokens, rising in latency and accuracy by what the table and the evaluator say here and now.
-        self._front_FD = np.stack([space.decode(point.encoding) for point in bundle.front])
+        self._front_FD = bundle.front_FD
         self._check_shapes()
         values = self._evaluate(self._front_FD)
         rising_F = pareto_front(values.latency_ms, values.accuracy)

@@ -295,13 +295,13 @@ class SearchSpace(ABC):
         return {d.name: i for i, d in enumerate(self.decisions)}
 
     @cached_property
-    def _activity(self) -> tuple[tuple[tuple[int, NDArray[np.int64]], ...], ...]:
+    def _activity(self) -> tuple[tuple[tuple[int, frozenset[int]], ...], ...]:
         """Per decision: (parent's index, the parent's tokens under which it counts)."""
         return tuple(
             tuple(
                 (
                     self._index[parent],
-                    np.array([i for i, o in enumerate(self.decisions[self._index[parent]].options) if o in options]),
+                    frozenset(i for i, o in enumerate(self.decisions[self._index[parent]].options) if o in options),
                 )
                 for parent, options in d.active_if.items()
             )
@@ -316,7 +316,7 @@ class SearchSpace(ABC):
             row = []
             for parent, allowed in conditions:
                 mask = np.zeros(len(self.decisions[parent].options) + 2, dtype=np.bool_)
-                mask[allowed.astype(np.int64)] = True
+                mask[list(allowed)] = True
                 row.append((parent, mask))
             masks.append(tuple(row))
         return tuple(masks)

@@ -13,6 +13,7 @@ from cachetools import LRUCache
 from models.bundle import Bundle
 from models.errors import BudgetError, BundleError, InfeasibleBudgetError
 from models.runtime import Answer, OnnxGenerator, Query
+from models.search_space import Architecture
 from service.batcher import Batcher
 from service.errors import OverloadedError
 from service.metrics import Metrics
@@ -44,7 +45,7 @@ class LoadedBundle:
         self._shed = metrics.shed.labels(self.name)
         self._budget_share = metrics.budget_share.labels(self.name)
         self._batcher = _batcher(generators, executor, settings, metrics)
-        architectures = [self.space.architecture(point.encoding) for point in self.bundle.front]
+        architectures = [Architecture(self.space.name, self.space.spell(row_D)) for row_D in self.bundle.front_FD]
         self._front = {architecture.id: architecture.encoding for architecture in architectures}
         self._recent: LRUCache[str, str] = LRUCache(MAX_RECENT)
 

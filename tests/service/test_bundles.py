@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -219,3 +220,22 @@ def test_a_look_that_finds_nothing_new_keeps_the_catalogue(make_client: Make, ro
     before = store.catalogue
     assert reload(client) == {"loaded": [], "removed": [], "refused": {}}
     assert store.catalogue is before, "whoever keeps answers by catalogue would forget them at every look"
+
+
+def test_a_reload_may_take_longer_than_an_answer(make_client: Make, root: Path, write_tiny_bundle: Write) -> None:
+    client = make_client(bundles=(root,), request_timeout_s=0.02)
+    write_tiny_bundle(root / "tiny", version="2")
+    store = client.app.state.bundles  # type: ignore[attr-defined]
+    load = store._load
+    took_s: list[float] = []
+
+    def load_slowly(folder: Path) -> Any:
+        start = time.monotonic()
+        while (taken := time.monotonic() - start) < 0.1:
+            time.sleep(0.01)
+        took_s.append(taken)
+        return load(folder)
+
+    store._load = load_slowly
+    assert client.post("/admin/reload").json()["loaded"] == [str(root / "tiny")]
+    assert took_s

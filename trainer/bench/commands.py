@@ -264,6 +264,48 @@ def serve(
     _print(report, as_json, text)
 
 
+@app.command(epilog="Example: pnag bench soak --bundle bundles/ofa-mobilenetv3-w1.0-imagenet --out runs/bench/serve")
+def soak(
+    bundle: Annotated[Path, typer.Option(help="The bundle to serve.")],
+    out: Annotated[Path, typer.Option(help="A folder for soak.json and soak.md.")],
+    minutes: Annotated[float, typer.Option(min=0.2, help="How long.")] = 10,
+    per_s: Annotated[float, typer.Option(min=1, help="Requests per second.")] = 40,
+    as_json: _Json = False,
+) -> None:
+    """Load one worker for minutes with all kinds of requests and reloads, and say whether its memory stays flat."""
+    from models.files import to_json, write_atomic
+    from trainer.bench.soak import soak, soak_markdown
+    from trainer.progress import show_progress
+
+    with show_progress() as progress:
+        report = soak(bundle, minutes * 60, per_s, progress)
+    write_atomic(out / "soak.json", to_json(report))
+    write_atomic(out / "soak.md", text := soak_markdown(report))
+    _print(report, as_json, text)
+    if not report["is_flat"] or report["unexpected"] or report["failed_reloads"]:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: pnag bench faults --bundle bundles/ofa-mobilenetv3-w1.0-imagenet --out runs/bench/serve")
+def faults(
+    bundle: Annotated[Path, typer.Option(help="The bundle to serve.")],
+    out: Annotated[Path, typer.Option(help="A folder for faults.json and faults.md.")],
+    as_json: _Json = False,
+) -> None:
+    """Kill Redis, swap bundles, end replicas, ask too much, all under load, and count what failed (5 minutes)."""
+    from models.files import to_json, write_atomic
+    from trainer.bench.faults import all_faults, faults_markdown
+    from trainer.progress import show_progress
+
+    with show_progress() as progress:
+        report = all_faults(bundle, progress)
+    write_atomic(out / "faults.json", to_json(report))
+    write_atomic(out / "faults.md", text := faults_markdown(report))
+    _print(report, as_json, text)
+    if any(report[part]["failed"] for part in ("redis_killed", "bundles_swapped", "replicas_ended")):
+        raise typer.Exit(1)
+
+
 def _problem(
     name: str, space: str, records: Path, table: Path | None, truth: Path | None, num_records: int | None, budgets: int,
     progress: "Progress",
