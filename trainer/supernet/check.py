@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 def compare_with_truth(
     bundle: Bundle, records_path: Path, truth_path: Path, out: Path, num_budgets: int = 50
 ) -> dict[str, Any]:
-    """Kendall tau of the records with the truth, and the true regret of the bundle's answers; writes a picture.
+    """Kendall tau of records and predictions with the truth, true regret of the bundle's answers; writes a picture.
 
     Regret at a budget is the true accuracy of the best architecture that fits, less that of the one answered, in
     points.
@@ -43,11 +43,14 @@ def compare_with_truth(
     answered_B = _look_up(truth, [answer.architecture.encoding for answer in answers])
     best_B = truth.require_accuracy()[best_of(cost_N, truth.require_accuracy(), budgets_B)]
     regret_B = 100 * (best_B - answered_B)
+    upper_B = np.array([answer.predicted.latency_upper_ms for answer in answers])
+    predicted_N = np.array([c.predicted.accuracy for c in runtime.predict(list(truth.encodings))])
     best_labelled = best_of(cost(records.tokens_ND) * factor, label_N, budgets_B)
     _draw(out, label_N, true_N, budgets_B, best_B, answered_B)
     return {
         "architectures": len(records),
         "kendall_tau": round(kendall_tau(label_N, true_N), 4),
+        "kendall_tau_of_predictions": round(kendall_tau(predicted_N, truth.require_accuracy()), 4),
         "kendall_tau_of_macs": round(kendall_tau(macs_N, true_N), 4),
         "labels_percent": [round(100 * float(x), 2) for x in (label_N.min(), label_N.mean(), label_N.max())],
         "truth_percent": [round(100 * float(x), 2) for x in (true_N.min(), true_N.mean(), true_N.max())],
@@ -57,9 +60,7 @@ def compare_with_truth(
         "regret_points_of_best_label": round(
             float(100 * (best_B - true_N[best_labelled])[best_labelled >= 0].mean()), 4
         ),
-        "answers_over_budget": sum(
-            a.predicted.latency_upper_ms > budget * (1 + 1e-9) for a, budget in zip(answers, budgets_B, strict=True)
-        ),
+        "answers_over_budget": int(np.sum(upper_B > budgets_B * (1 + 1e-9))),
     }
 
 

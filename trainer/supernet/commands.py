@@ -94,8 +94,9 @@ def check(
         sys.stdout.write("\n")
         return
     typer.echo(
-        f"kendall tau {result['kendall_tau']:.3f} over {result['architectures']} labels (MACs alone "
-        f"{result['kendall_tau_of_macs']:.3f}); true regret {result['regret_points']:.3f} points over "
-        f"{result['budgets']} budgets, at most {result['largest_regret_points']:.3f}; "
-        f"{result['answers_over_budget']} answers over budget"
+        "kendall tau {kendall_tau:.3f} over {architectures} labels (MACs alone {kendall_tau_of_macs:.3f}), "
+        "{kendall_tau_of_predictions:.3f} of predictions for the whole space; true regret {regret_points:.3f} points "
+        "over {budgets} budgets, at most {largest_regret_points:.3f}; {answers_over_budget} answers over budget".format(
+            **result
+        )
     )
