@@ -16,6 +16,7 @@ from service.bounds import ClientGoneError
 from service.errors import problem_of
 from service.hot_path import HotPath
 from service.lifecycle import Lifecycle
+from service.protocol import send_at_once
 from service.request_log import CLIENT_GONE, RequestLog
 from service.security import Guard
 
@@ -23,6 +24,9 @@ log = structlog.get_logger("pnag.http")
 
 CLOSE = (b"connection", b"close")
 """Sent while the process is going away, so that callers connect anew, to another one."""
+
+_HEAD = b"content-type: application/json\r\ncontent-length: %d\r\nx-cache: %b\r\nx-request-id: %b\r\n"
+"""Of a ready answer. A request id holds no space and no line end, so it cannot become another header."""
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,100}")
 
@@ -72,22 +76,23 @@ class Front:
             else:
                 status = 200
                 scope["pnag.cache"] = reply.cache
-                head = [
-                    (b"content-type", b"application/json"),
-                    (b"content-length", b"%d" % len(reply.content)),
-                    (b"x-cache", reply.cache.encode()),
-                    (b"x-request-id", request_id.encode()),
-                ]
-                if self._lifecycle.is_draining:
-                    head.append(CLOSE)
-                await send({"type": "http.response.start", "status": 200, "headers": head})
-                await send({"type": "http.response.body", "body": reply.content})
+                head = _HEAD % (len(reply.content), reply.cache.encode(), request_id.encode())
+                if self._lifecycle.is_draining or not send_at_once(send, head, reply.content):
+                    await self._send(head, reply.content, send)
         except ClientGoneError:
             pass
         except Exception as exc:
             status = await self._explain(exc, scope, receive, send)
         finally:
             self._request_log.note(scope, status, start)
+
+    async def _send(self, head: bytes, body: bytes, send: Send) -> None:
+        """Send a ready answer as the framework would."""
+        if self._lifecycle.is_draining:
+            head += b"connection: close\r\n"
+        headers = [tuple(line.split(b": ", 1)) for line in head.splitlines()]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> int:
         """Let the layers behind answer; the status they answered with."""

@@ -232,3 +232,29 @@ def test_a_port_that_is_taken_is_one_clear_message(bundle_folder: Path) -> None:
     assert done.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("drain", [False, True])
+def test_a_ready_answer_has_the_headers_of_any_other(bundle_folder: Path, drain: bool) -> None:
+    server = Server(bundle_folder, drain_s=600)
+    try:
+        server.ask()
+        if drain:
+            server.process.send_signal(signal.SIGTERM)
+            server.until(lambda: server.get("/readyz")[0] == 503)
+        status, content, headers = server.request("POST", "/generate", ASK)
+        assert (status, headers["x-cache"], headers["content-length"]) == (200, "memory", str(len(content)))
+        assert headers["content-type"] == "application/json"
+        assert {"date", "x-request-id", "x-content-type-options"} <= set(headers)
+        assert headers.get("connection") == ("close" if drain else None)
+    finally:
+        server.close()
+
+
+def test_an_old_client_gets_a_ready_answer_too_and_the_connection_closes(server: Server) -> None:
+    server.ask()
+    with server.connect() as connection:
+        connection.sendall(REQUEST.replace(b"HTTP/1.1", b"HTTP/1.0"))
+        head, _, content = read_all(connection).partition(b"\r\n\r\n")
+    assert b"connection: close" in head.lower()
+    assert json.loads(content)["budget_ms"] == 6
