@@ -27,8 +27,8 @@ from models.errors import PnagError
 from trainer.bench.serve_contenders import SERVERS, Contender, contenders, environment_of, start, version_of
 from trainer.progress import Progress
 
-BASELINES = {"pnag, cached": ("bare uvicorn ASGI hello", "FastAPI hello world")}
-"""Whom ours is compared with; the uncached one with every other server of models."""
+BASELINES = {"pnag, cached": ("bare uvicorn ASGI hello", "FastAPI hello world", "FastAPI, request read")}
+"""Whom ours is compared with. The uncached ones are compared with the other servers of models, by number of workers."""
 
 OURS = "pnag, uncached"
 
@@ -230,7 +230,9 @@ def compare_serving(
 def _ratios(rounds: dict[str, list[Round]]) -> list[dict[str, Any]]:
     """Ours over each it is compared with: medians over rounds of what both did in the same one."""
     pairs = [(ours, other) for ours, others in BASELINES.items() for other in others]
-    pairs += [(OURS, other) for other in rounds if other.startswith(("LitServe", "BentoML", "MLServer"))]
+    for other in rounds:
+        if other.startswith(("LitServe", "BentoML", "MLServer")):
+            pairs.append((f"{OURS}, 2 workers" if other.endswith("2 workers") else OURS, other))
     result = []
     for ours, other in pairs:
         if ours in rounds and other in rounds:

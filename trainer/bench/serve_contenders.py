@@ -69,9 +69,15 @@ def contenders(bundle: Path, num_candidates: int, max_batch_size: int) -> list[C
     bentoml = ("bentoml", "serve", "bentoml_service:Pnag", "--working-dir", str(SERVERS), "--port", "{port}")
     compared = [
         Contender("bare uvicorn ASGI hello", (*uvicorn, "hello_asgi:app"), is_cached=True),
-        Contender("FastAPI hello world", (*uvicorn, "hello_fastapi:app"), is_cached=True),
+        Contender("FastAPI hello world", (*uvicorn, "hello_fastapi:app"), path="/hello", is_cached=True),
+        Contender("FastAPI, request read", (*uvicorn, "hello_fastapi:app"), is_cached=True),
         Contender("pnag, cached", ours, environment=settings, is_cached=True),
         Contender("pnag, uncached", ours, environment={**settings, "PNAG_CACHE_ENTRIES": "0"}),
+        Contender(
+            "pnag, uncached, 2 workers",
+            ours,
+            environment={**settings, "PNAG_CACHE_ENTRIES": "0", "PNAG_WORKERS": "2", "PNAG_INFERENCE_THREADS": "1"},
+        ),
     ]
     for workers in (1, 2):
         name = f", {workers} workers" if workers > 1 else ""

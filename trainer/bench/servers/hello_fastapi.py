@@ -1,10 +1,20 @@
-"""FastAPI's first example: a route that reads nothing and says hello."""
+"""FastAPI's first example, and the least route that knows what it was asked."""
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 
 app = FastAPI()
 
 
-@app.post("/generate")
-async def hello():  # noqa: ANN201  # an annotation would have it checked and cost time
+class Ask(BaseModel):
+    budget_ms: float
+
+
+@app.post("/hello")
+async def hello():  # noqa: ANN201  # an annotation would have the answer checked, and cost time
     return {"message": "Hello World"}
+
+
+@app.post("/generate")
+async def generate(ask: Ask):  # noqa: ANN201
+    return {"budget_ms": ask.budget_ms}
