@@ -139,7 +139,7 @@ def start(contender: Contender, port: int, environments: Path, log: Path) -> "su
         _write_mlserver_model(folder, port, contender.environment)
     with log.open("wb") as output:
         return subprocess.Popen(
-            command, env=variables, stdout=output, stderr=output, cwd=REPOSITORY, start_new_session=True
+            command, env=variables, stdout=output, stderr=output, cwd=log.parent, start_new_session=True
         )
 
 
