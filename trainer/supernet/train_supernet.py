@@ -176,6 +176,12 @@ class _Run:
             self.optimizer.load_state_dict(saved["optimizer"])
             self.averaged = saved["averaged"]
             self.step, self.elapsed_s = saved["step"], saved["elapsed_s"]
+        (step,) = self.group.from_first(self.step)
+        if step != self.step:
+            raise TrainingError(
+                f"process {self.group.rank} goes on from step {self.step}, process 0 from step {step:.0f}; is another run "
+                "writing to the folder, or is it not shared? Stop the other one, or share the folder, and go on"
+            )
 
     def weights(self) -> dict[str, Tensor]:
         """What was learnt: the averages if they are kept, else the last."""

@@ -22,6 +22,7 @@ from models.errors import TrainingError, WeightsError
 from models.search_space import SearchSpace
 from models.spaces.registry import get_space
 from trainer.supernet import train_supernet as module
+from trainer.supernet.distributed import Group
 from trainer.supernet.images import Images
 from trainer.supernet.supernet import subnet
 from trainer.supernet.train_supernet import SupernetConfig, fair_paths, train_supernet
@@ -110,6 +111,14 @@ def test_a_longer_schedule_goes_on_where_the_shorter_one_ended(
     assert longer.report["images_seen"] == 4 * 90
     with pytest.raises(TrainingError, match="belongs to another run, which differs in config"):
         _train(tiny_space, images, tmp_path, replace(CONFIG, lr=0.1))
+
+
+def test_processes_that_would_go_on_from_different_steps_do_not(
+    tmp_path: Path, tiny_space: SearchSpace, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Group, "from_first", lambda _group, step: [step + 5])
+    with pytest.raises(TrainingError, match="process 0 goes on from step 0, process 0 from step 5; is another run"):
+        _train(tiny_space, images, tmp_path)
 
 
 def test_the_schedule_ends_when_the_minutes_are_over(tmp_path: Path, tiny_space: SearchSpace, images: Images) -> None:
