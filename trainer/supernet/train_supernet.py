@@ -179,8 +179,8 @@ class _Run:
         (step,) = self.group.from_first(self.step)
         if step != self.step:
             raise TrainingError(
-                f"process {self.group.rank} goes on from step {self.step}, process 0 from step {step:.0f}; is another run "
-                "writing to the folder, or is it not shared? Stop the other one, or share the folder, and go on"
+                f"process {self.group.rank} goes on from step {self.step}, process 0 from step {step:.0f}; is another "
+                "run writing to the folder, or is it not shared? Stop the other one, or share the folder, and go on"
             )
 
     def weights(self) -> dict[str, Tensor]:
