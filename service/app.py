@@ -108,7 +108,9 @@ def create_app(settings: Settings) -> Application:
 
     answerer = Answerer(store, redis, settings)
 
-    app = Application(title="PNAG", version=VERSION, description=DESCRIPTION, lifespan=lifespan)
+    app = Application(
+        title="PNAG", version=VERSION, description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
     behind: ASGIApp = GZipMiddleware(app.framework, minimum_size=4096, compresslevel=6)
     behind = Patience(behind, timeout_s=settings.request_timeout_s)
     behind = FrontCache(behind, store)

@@ -5,6 +5,7 @@ them together: modules find each other by relative address, so one part in the p
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,9 +14,9 @@ from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
 WEB = Path(__file__).parent.parent / "web"
-INDEX, ICON = "index.html", "favicon.svg"
+INDEX, DOCS, ICON = "index.html", "docs.html", "favicon.svg"
 PLACE = b"{{web}}"
-"""Where the index wants the address of the other files."""
+"""Where index and docs want the address of the other files."""
 
 MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
@@ -38,6 +39,13 @@ SECURITY = {
 }
 """The page runs its own scripts, talks to its own service, and nothing else."""
 
+DOCS_SECURITY = SECURITY | {
+    "content-security-policy": SECURITY["content-security-policy"].replace(
+        "style-src 'self'", "style-src 'self' 'unsafe-inline'"
+    )
+}
+"""RapiDoc, which draws /docs, styles itself in its own elements."""
+
 FOR_GOOD, ASK_AGAIN = "public, max-age=31536000, immutable", "no-cache"
 
 router = APIRouter(include_in_schema=False)
@@ -50,10 +58,9 @@ class Site:
     files: dict[str, bytes]
     digest: str
 
-    @property
-    def index(self) -> bytes:
-        """The page, pointing at this version of the files."""
-        return self.files[INDEX].replace(PLACE, f"/web/{self.digest}".encode())
+    def entry(self, name: str) -> bytes:
+        """A page that others lead to, pointing at this version of the files."""
+        return self.files[name].replace(PLACE, f"/web/{self.digest}".encode())
 
 
 @cache
@@ -70,7 +77,13 @@ def site() -> Site:
 @router.api_route("/", methods=["GET", "HEAD"])
 async def index(request: Request) -> Response:
     """The page."""
-    return _response(request, site().index, INDEX, ASK_AGAIN)
+    return _response(request, site().entry(INDEX), INDEX, ASK_AGAIN)
+
+
+@router.api_route("/docs", methods=["GET", "HEAD"])
+async def docs(request: Request) -> Response:
+    """Every request and answer, from /openapi.json, to read and to try."""
+    return _response(request, site().entry(DOCS), DOCS, ASK_AGAIN, DOCS_SECURITY)
 
 
 @router.api_route("/favicon.ico", methods=["GET", "HEAD"])
@@ -83,14 +96,16 @@ async def favicon(request: Request) -> Response:
 async def file(request: Request, digest: str, name: str) -> Response:
     """A file of the page; by the address of another version too, as replicas are replaced one by one."""
     content = site().files.get(name)
-    if content is None or name == INDEX:
+    if content is None or name in (INDEX, DOCS):
         raise HTTPException(404, f"the page has no file {name!r}")
     return _response(request, content, name, FOR_GOOD if digest == site().digest else ASK_AGAIN)
 
 
-def _response(request: Request, content: bytes, name: str, caching: str) -> Response:
+def _response(
+    request: Request, content: bytes, name: str, caching: str, security: Mapping[str, str] = SECURITY
+) -> Response:
     etag = f'"{hashlib.sha256(content).hexdigest()[:24]}"'
-    headers = {**SECURITY, "cache-control": caching, "etag": etag}
+    headers = {**security, "cache-control": caching, "etag": etag}
     if etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     return Response(content, media_type=MEDIA_TYPES[Path(name).suffix], headers=headers)

@@ -650,3 +650,21 @@ def test_an_answer_is_spoken_once_the_slider_rests(new_page: Callable[..., Page]
     answer = shows(page, service, budget_ms=budget_of(page))
     spoken = page.locator("#said")
     expect(spoken).to_contain_text(f"{answer['predicted']['top1_percent']:.2f} percent top-1 within")
+
+
+# -- /docs -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_docs_list_every_request_and_try_one_without_another_host(
+    new_page: Callable[..., Page], context: BrowserContext, service: Service
+) -> None:
+    asked: list[str] = []
+    context.on("request", lambda request: asked.append(request.url))
+    page = new_page("/docs", wait_for="rapi-doc >> text='/generate/batch'")
+    for path in service.ask("/openapi.json")["paths"]:
+        expect(page.get_by_text(path, exact=True).first).to_be_attached()
+    page.get_by_text("/healthz", exact=True).first.click()
+    with page.expect_response("**/healthz") as response:
+        page.get_by_role("button", name="TRY").click()
+    assert response.value.status == 200
+    assert {urlsplit(url).netloc for url in asked} == {urlsplit(service.url).netloc}

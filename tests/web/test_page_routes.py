@@ -59,7 +59,9 @@ def test_the_address_of_another_version_gets_this_one_but_not_to_keep(service: S
     assert response.headers["cache-control"] == "no-cache"
 
 
-@pytest.mark.parametrize("name", ["nothing.js", "index.html", "vendor/README.md", "../app.py", "%2e%2e/app.py", ""])
+@pytest.mark.parametrize(
+    "name", ["nothing.js", "index.html", "docs.html", "vendor/README.md", "../app.py", "%2e%2e/app.py", ""]
+)
 def test_what_is_no_file_of_the_page_is_not_found(service: Service, name: str) -> None:
     response = get(service, f"/web/{site().digest}/{name}")
     assert response.status == 404
@@ -72,6 +74,14 @@ def test_scripts_and_styles_come_from_this_service_alone(service: Service, path:
     assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
     assert "unsafe" not in policy
     assert "http" not in policy
+
+
+def test_the_docs_run_scripts_of_this_service_alone(service: Service) -> None:
+    response = get(service, "/docs")
+    policy = response.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline';")
+    assert "http" not in policy
+    assert f"/web/{site().digest}/vendor/rapidoc/rapidoc-min.js".encode() in response.body
 
 
 def test_the_page_names_no_other_host() -> None:
