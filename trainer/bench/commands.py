@@ -249,7 +249,7 @@ def serve(
     import shutil
 
     from models.files import to_json, write_atomic
-    from trainer.bench.serve import Load, compare_serving, draw_serving, serving_markdown
+    from trainer.bench.serve import Load, check_kserve, compare_serving, draw_serving, serving_markdown
     from trainer.progress import show_progress
 
     if shutil.which("wrk") is None:
@@ -257,6 +257,8 @@ def serve(
     load = Load(rounds, seconds, connections, candidates)
     with show_progress() as progress:
         report = compare_serving(bundle, load, environments, progress, only or ())
+        if not only:
+            report["kserve"] = check_kserve(bundle, environments)
     text = serving_markdown(report)
     write_atomic(out / "serve.json", to_json(report))
     write_atomic(out / "serve.md", text)

@@ -24,6 +24,7 @@ import psutil
 
 from models.bundle import Bundle
 from models.errors import PnagError
+from trainer.bench.running_service import RunningService
 from trainer.bench.serve_contenders import SERVERS, Contender, contenders, environment_of, start, version_of
 from trainer.progress import Progress
 
@@ -227,6 +228,34 @@ def compare_serving(
     }
 
 
+def check_kserve(bundle_folder: Path, environments: Path) -> str:
+    """Ask our service with `tritonclient[http]`, every way it knows to send and receive; what the check says.
+
+    Raises:
+        ServingError: if an answer is not as it should be.
+    """
+    python = environment_of("tritonclient", environments) / "bin" / "python"
+    with tempfile.TemporaryDirectory() as folder:
+        service = RunningService(bundle_folder, Path(folder) / "log")
+        try:
+            service.wait()
+            name = Bundle.load(bundle_folder).name
+            command = [
+                python,
+                SERVERS / "check_kserve_client.py",
+                "--url",
+                f"127.0.0.1:{service.port}",
+                "--model",
+                name,
+            ]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        finally:
+            service.close()
+    if done.returncode:
+        raise ServingError(f"tritonclient[http] is not content:\n{done.stderr[-2000:]}")
+    return f"tritonclient {version_of('tritonclient', environments)}: {done.stdout.strip()}"
+
+
 def _ratios(rounds: dict[str, list[Round]]) -> list[dict[str, Any]]:
     """Ours over each it is compared with: medians over rounds of what both did in the same one."""
     pairs = [(ours, other) for ours, others in BASELINES.items() for other in others]
@@ -266,6 +295,8 @@ def serving_markdown(report: dict[str, Any]) -> str:
         f"| {r['of']} / {r['over']} | {r['requests_per_s']:.2f} | {r['p99_ms']:.2f} | {r['cpu_ms_per_request']:.2f} |"
         for r in report["ratios"]
     ]
+    if "kserve" in report:
+        lines += ["", f"Open Inference Protocol: {report['kserve']}."]
     return "\n".join(lines) + "\n"
 
 
