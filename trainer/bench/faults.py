@@ -159,9 +159,11 @@ def many_reloads(bundle: Path, folder: Path, reloads: int = 200) -> dict[str, An
         service.close()
 
 
-def overload(bundle: Path, folder: Path, times: float = 3, seconds: float = 10, rounds: int = 3) -> dict[str, Any]:
+def overload(
+    bundle: Path, folder: Path, times: float = 3, seconds: float = 8, rounds: int = 3, **settings: Any
+) -> dict[str, Any]:
     """Budgets that all differ, at three times what one worker can answer: medians of interleaved rounds."""
-    service = RunningService(bundle, folder / "log", cache_entries=0).wait()
+    service = RunningService(bundle, folder / "log", cache_entries=0, **settings).wait()
     wanted = (one for one in mixed_requests(Bundle.load(bundle), seed=1) if one[0] == "miss")
     try:
         ask_in_turn(service.port, wanted, 32, 3)  # warm

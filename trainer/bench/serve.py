@@ -241,8 +241,8 @@ def check_kserve(bundle_folder: Path, environments: Path) -> str:
             service.wait()
             name = Bundle.load(bundle_folder).name
             command = [
-                python,
-                SERVERS / "check_kserve_client.py",
+                str(python),
+                str(SERVERS / "check_kserve_client.py"),
                 "--url",
                 f"127.0.0.1:{service.port}",
                 "--model",
