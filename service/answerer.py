@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cachetools import LRUCache
 
@@ -18,9 +18,11 @@ from service.bodies import answer_body, architecture_body, to_json
 from service.bundles import BundleStore
 from service.errors import InfeasibleError, UnknownArchitectureError
 from service.loaded_bundle import LoadedBundle
-from service.redis_cache import RedisCache
 from service.schemas import Conditions, GenerateRequest
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.redis_cache import RedisCache
 
 FORMAT = 1
 """Of answers in Redis: replicas with different code may share one. Raise it when `answer_body` changes."""
@@ -53,7 +55,7 @@ class _LeaderGoneError(Exception):
 class Answerer:
     """Answers generate requests with ready JSON bytes."""
 
-    def __init__(self, bundles: BundleStore, redis: RedisCache | None, settings: Settings) -> None:
+    def __init__(self, bundles: BundleStore, redis: "RedisCache | None", settings: Settings) -> None:
         self._bundles = bundles
         self._max_batch_size = settings.max_batch_size
         self._memory: LRUCache[tuple[Any, ...], bytes] = LRUCache(settings.cache_entries)

