@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from cachetools import LRUCache
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.bundles import BundleStore, Catalogue
+from service.bundles import BundleStore
 
 ROUTE = "/pareto-front"
 MAX_FRONTS = 128
@@ -31,16 +31,16 @@ class FrontCache:
         self._app = app
         self._bundles = bundles
         self._fronts: LRUCache[tuple[bytes, bytes, bytes], _Front] = LRUCache(MAX_FRONTS)
-        self._catalogue: Catalogue | None = None
+        self._mark: object = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != ROUTE or scope["method"] != "GET":
             await self._app(scope, receive, send)
             return
-        catalogue = self._bundles.catalogue
-        if catalogue is not self._catalogue:
+        mark = self._bundles.catalogue.mark
+        if mark is not self._mark:
             self._fronts.clear()
-            self._catalogue = catalogue
+            self._mark = mark
         headers = scope["pnag.headers"]
         key = (scope["query_string"], headers.get(b"accept", b""), headers.get(b"accept-encoding", b""))
         front, cache = self._fronts.get(key), "memory"
@@ -48,7 +48,7 @@ class FrontCache:
             front, cache = await self._ask(scope, receive, send), "miss"
             if front is None:
                 return  # a problem; it has been sent
-            if catalogue is self._catalogue:
+            if mark is self._mark:
                 self._fronts[key] = front
         scope["pnag.route"], scope["pnag.cache"] = ROUTE, cache
         if front.etag in headers.get(b"if-none-match", b""):

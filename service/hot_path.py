@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope
 
 from service.answerer import Answerer, Reply
 from service.bounds import asked_timeout_s, patience, read_body
-from service.bundles import BundleStore, Catalogue
+from service.bundles import BundleStore
 from service.json_route import is_json
 from service.schemas import GenerateRequest
 from service.settings import Settings
@@ -28,9 +28,9 @@ class HotPath:
         self._answerer = answerer
         self._bundles = bundles
         self._settings = settings
-        self._catalogue: Catalogue | None = None
+        self._mark: object = None
         self._answered: dict[bytes, Reply] = {}
-        """Body of a request -> its answer by the catalogue above."""
+        """Body of a request -> its answer by the catalogue of that mark."""
 
     async def answer(self, scope: Scope, receive: Receive) -> Reply | None:
         """The answer, or None if this is for the framework.
@@ -49,8 +49,9 @@ class HotPath:
             return None
         scope["pnag.route"] = ROUTE
         body = await read_body(scope, receive, self._settings.max_body_bytes)
-        if self._catalogue is not self._bundles.catalogue:
-            self._catalogue, self._answered = self._bundles.catalogue, {}
+        mark = self._bundles.catalogue.mark
+        if self._mark is not mark:
+            self._mark, self._answered = mark, {}
         return self._answered.get(body) or await self._find(scope, receive, body)
 
     async def _find(self, scope: Scope, receive: Receive, body: bytes) -> Reply | None:
@@ -62,14 +63,14 @@ class HotPath:
             return None
         if timeout_s is None:
             return None
-        catalogue = self._catalogue
+        mark = self._mark
         asked = self._answerer.understand(request)
         reply = self._answerer.remembered(asked)
         if reply is None:
             async with patience(receive, timeout_s):
                 reply = await self._answerer.find(asked)
         # Unless the bundles were replaced meanwhile. Long bodies are not kept: they could be many, and all different.
-        if catalogue is self._catalogue and len(body) <= MAX_KEPT_BODY and self._settings.cache_entries:
+        if mark is self._mark and len(body) <= MAX_KEPT_BODY and self._settings.cache_entries:
             if len(self._answered) >= self._settings.cache_entries:
                 self._answered.clear()
             self._answered[body] = Reply(reply.content, "memory")
