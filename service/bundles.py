@@ -32,7 +32,7 @@ class Catalogue:
     bundles: tuple[LoadedBundle, ...] = ()
     default: str | None = None
     mark: object = field(default_factory=object)
-    """Another one in each catalogue. Whoever keeps answers remembers this: the catalogue would keep its bundles alive."""
+    """Another one in each catalogue. Whoever keeps answers remembers this; the catalogue would keep bundles alive."""
 
     def get(self, wanted: str | None) -> LoadedBundle:
         """The bundle that `name`, `name@version` or None asks for; of several versions the newest.
