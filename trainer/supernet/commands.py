@@ -33,7 +33,10 @@ def train(
         str | None,
         typer.Option(help="fair: every option once a step; uniform: one path; sandwich: for elastic supernets."),
     ] = None,
-    progressive: Annotated[bool, typer.Option(help="Train on small images for three quarters of the time.")] = True,
+    progressive: Annotated[bool, typer.Option(help="Train on small images first, on whole ones last.")] = True,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32 or bf16; default: bf16 where the processor has matrix units for it.")
+    ] = None,
     val_images: Annotated[int, typer.Option(min=1, help="Images to hold out, for `pnag label`.")] = 5000,
     checkpoint_minutes: Annotated[float, typer.Option(min=0, help="How often to save.")] = 2.0,
     seed: Annotated[int, typer.Option(help="Same images and seed, same weights.")] = 0,
@@ -55,7 +58,7 @@ def train(
         torch.set_num_threads(threads)
     config = SupernetConfig(
         epochs=epochs, max_minutes=max_minutes, batch_size=batch_size, lr=lr, optimizer=optimizer,
-        label_smoothing=label_smoothing, ema_decay=ema_decay, paths=paths, seed=seed,
+        label_smoothing=label_smoothing, ema_decay=ema_decay, paths=paths, precision=precision, seed=seed,
         sizes=PROGRESSIVE if progressive else ((0.0, 1.0),),
     )  # fmt: skip
     found = get_space(space)

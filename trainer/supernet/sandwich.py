@@ -5,13 +5,12 @@ Each step trains the widest network on the labels, and the narrowest and some ra
 Axis letters: N = images, C = channels, H, W = rows and columns, K = classes, P = paths of a step, D = decisions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from torch import Tensor, nn
 
 from models.search_space import SearchSpace, Tokens
-from trainer.supernet.supernet import Supernet
 
 
 def sandwich_paths(space: SearchSpace, rng: np.random.Generator, num_random: int = 2) -> Tokens:
@@ -29,7 +28,7 @@ def distillation_loss(logits_NK: Tensor, teacher_NK: Tensor) -> Tensor:  # noqa:
 
 
 def sandwich_losses(
-    supernet: Supernet,
+    supernet: Callable[[Tensor, Tokens], Tensor],
     inputs_NCHW: Tensor,  # noqa: N803
     labels_N: Tensor,  # noqa: N803
     paths_PD: Tokens,  # noqa: N803
