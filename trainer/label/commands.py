@@ -46,6 +46,9 @@ def label(
     ] = None,
     recalibration_images: Annotated[int, typer.Option(min=2, help="For each one's batch norm.")] = 256,
     validation_images: Annotated[int, typer.Option(min=1, help="Of those held out, at most.")] = 5000,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32 or bf16; default: the quicker one on this processor.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that measure; above 1 needs pnag[cluster].")] = 1,
     cluster: Annotated[str | None, typer.Option(help="A Dask scheduler's address, in place of --workers.")] = None,
     seed: Annotated[int, typer.Option(help="Same records and seed, same proposals.")] = 0,
@@ -57,10 +60,10 @@ def label(
             raise typer.BadParameter("--weights needs --images, and writes to --out; it takes no --records or --tell")
         from trainer.label.measure import Task
         from trainer.label.score import ScoreConfig
+        from trainer.supernet.precision import quickest_precision
 
-        task = Task(
-            space, str(weights.resolve()), str(images.resolve()), ScoreConfig(recalibration_images, validation_images)
-        )
+        config = ScoreConfig(recalibration_images, validation_images, precision or quickest_precision())
+        task = Task(space, str(weights.resolve()), str(images.resolve()), config)
         _measure(task, out, latency_table, strategy, count, seed, workers, cluster, as_json)
         return
     if records is None:

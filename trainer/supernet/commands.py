@@ -35,7 +35,7 @@ def train(
     ] = None,
     progressive: Annotated[bool, typer.Option(help="Train on small images first, on whole ones last.")] = True,
     precision: Annotated[
-        str | None, typer.Option(help="fp32 or bf16; default: bf16 where the processor has matrix units for it.")
+        str | None, typer.Option(help="fp32 or bf16; default: the quicker one on this processor.")
     ] = None,
     val_images: Annotated[int, typer.Option(min=1, help="Images to hold out, for `pnag label`.")] = 5000,
     checkpoint_minutes: Annotated[float, typer.Option(min=0, help="How often to save.")] = 2.0,

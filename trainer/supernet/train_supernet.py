@@ -26,6 +26,7 @@ from trainer.supernet.build import build_supernet
 from trainer.supernet.distributed import Group
 from trainer.supernet.elastic import ElasticSupernet
 from trainer.supernet.images import Images, Normalise, augment
+from trainer.supernet.precision import check_precision, quickest_precision
 from trainer.supernet.sandwich import sandwich_losses, sandwich_paths
 from trainer.supernet.weights_file import SupernetWeights
 
@@ -60,15 +61,14 @@ class SupernetConfig:
     sizes: tuple[tuple[float, float], ...] = PROGRESSIVE
     """(from which share of the training on, share of the resolution): small images first."""
     precision: str | None = None
-    """fp32, or bf16 for activations and gradients (weights stay fp32); None: bf16 where the processor multiplies
-    bfloat16 matrices itself (Intel AMX: up to 1.6 times as fast; without it 13 times slower), else fp32."""
+    """fp32 or bf16, of activations and gradients; None: the quicker one on this processor."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.optimizer not in ("sgd", "adamw"):
             raise TrainingError(f"optimizer is {self.optimizer!r}; choose from sgd, adamw")
-        if self.precision not in (None, "fp32", "bf16"):
-            raise TrainingError(f"precision is {self.precision!r}; choose from fp32, bf16")
+        if self.precision is not None:
+            check_precision(self.precision)
         if self.paths is not None and self.paths not in _PATHS:
             raise TrainingError(f"paths is {self.paths!r}; choose from {', '.join(_PATHS)}")
 
@@ -127,7 +127,7 @@ def train_supernet(
             f"{[layers[0].in_channels, layers[0].input_size, layers[0].input_size]}"
         )
     training, _ = images.split(num_held_out)
-    config = replace(config, precision=config.precision or ("bf16" if has_fast_bf16() else "fp32"))
+    config = replace(config, precision=config.precision or quickest_precision())
     group = Group.join()
     identity = {
         "space": space.name,
@@ -275,11 +275,6 @@ class _Run:
             self._epoch = epoch
             self._order_N = np.random.default_rng([self.config.seed, 1, epoch]).permutation(len(self.images))
         return self._order_N
-
-
-def has_fast_bf16() -> bool:
-    """Whether this processor multiplies bfloat16 matrices itself."""
-    return bool(torch.cpu._is_amx_tile_supported())
 
 
 def _optimizer(module: nn.Module, config: SupernetConfig) -> torch.optim.Optimizer:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,7 @@ def test_the_score_is_the_recalibrated_networks_accuracy_from_the_definition(sco
 
 
 class _StatisticsOfTheFirst(nn.Module):
-    """Batch norm of a whole batch by the mean and variance of its first images."""
+    """Batch norm by the mean and variance of a batch's first images: the others' variance is that of the population."""
 
     def __init__(self, bn: nn.BatchNorm2d, count: int) -> None:
         super().__init__()
@@ -100,9 +101,25 @@ class _StatisticsOfTheFirst(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         first = features[: self.count].transpose(0, 1).flatten(1)
-        mean, variance = first.mean(1), first.var(1)
-        scaled = (features - mean[:, None, None]) / (variance[:, None, None] + self.bn.eps).sqrt()
+        variances = (
+            first.var(1, correction=0).expand(self.count, -1),
+            first.var(1).expand(len(features) - self.count, -1),
+        )
+        variance = torch.cat(variances)[:, :, None, None]
+        scaled = (features - first.mean(1)[:, None, None]) / (variance + self.bn.eps).sqrt()
         return scaled * self.bn.weight[:, None, None] + self.bn.bias[:, None, None]
+
+
+def test_scores_in_bfloat16_are_nearly_those_in_float32(task: Task, scorer: Scorer) -> None:
+    half = module._scorer.__wrapped__(replace(task, config=replace(SCORE, precision="bf16")))
+    for encoding in ("12021011", "12021012", "00000000"):
+        tokens_D = SPACE.decode(encoding)
+        scorer(tokens_D), half(tokens_D)
+        expected, got = scorer._steps[-1].scored_NCHW, half._steps[-1].scored_NCHW
+        assert not torch.equal(expected, got.float())
+        torch.testing.assert_close(got.float(), expected, rtol=0, atol=0.1 * float(expected.std()))
+    with pytest.raises(TrainingError, match=r"precision is 'fp16'; choose from fp32, bf16"):
+        ScoreConfig(precision="fp16")
 
 
 def test_a_score_does_not_depend_on_what_was_scored_before(task: Task, scorer: Scorer) -> None:
