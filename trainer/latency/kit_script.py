@@ -277,7 +277,8 @@ def open_session(item: Item, setup: Setup) -> Callable[[], float]:
         # ONNX Runtime falls back to the CPU without raising; its times would be another device's.
         raise SetupError(f"{setup.execution_provider} could not be started; onnxruntime fell back to the CPU")
     source = session.get_inputs()[0]
-    image = np.random.default_rng(0).standard_normal(source.shape).astype(np.float32)
+    shape = [size if isinstance(size, int) else setup.batch_size for size in source.shape]
+    image = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     now = time.perf_counter_ns
 
     if item.as_user:

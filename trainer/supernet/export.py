@@ -239,6 +239,13 @@ def metadata_of(content: bytes) -> dict[str, str]:
     return {prop.key: prop.value for prop in onnx.ModelProto.FromString(content).metadata_props}
 
 
+def sizes_of(content: bytes) -> tuple[int, int]:
+    """The side in pixels of an exported network's images, and how many classes it has."""
+    graph = onnx.ModelProto.FromString(content).graph
+    shapes = [value.type.tensor_type.shape.dim for value in (graph.input[0], graph.output[0])]
+    return int(shapes[0][-1].dim_value), int(shapes[1][-1].dim_value)
+
+
 def read_images_for(space: SearchSpace, encoding: str, path: Path | None) -> Images | None:
     """The images at a path, brought to the size that a network takes; None if no path is given."""
     return None if path is None else read_images(path, space.layers(encoding)[0].input_size)

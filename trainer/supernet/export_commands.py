@@ -1,4 +1,4 @@
-"""`pnag export` and `pnag finetune`: networks that run."""
+"""`pnag export`, `pnag try` and `pnag finetune`: networks that run."""
 
 import hashlib
 import json
@@ -113,6 +113,35 @@ def _fill_bundle(folder: Path, bundle: Any, weights: Path, images: Path | None) 
         filled = export.add_weights(folder, bundle, one_by_one(), source.metadata)
     entry = filled.manifest["files"][WEIGHTS]
     return {"bundle": str(folder), "networks": len(encodings), **entry}
+
+
+@app.command("try", epilog="Example: pnag try model.onnx --images test.parquet")
+def try_(
+    network: Annotated[Path, typer.Argument(help="The ONNX file, from `pnag export` or from the service.")],
+    images: Annotated[
+        Path | None, typer.Option(help="Parquet with columns image and label, or a folder per class.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Run an exported network here: its time, and its accuracy on images, beside what its file promises."""
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    from models.errors import WeightsError
+    from trainer.supernet import export
+    from trainer.supernet.images import read_images
+    from trainer.supernet.try_network import try_network
+
+    try:
+        content = network.read_bytes()
+        size, _ = export.sizes_of(content)
+    except (OSError, DecodeError, IndexError) as exc:
+        raise WeightsError(f"{network}: cannot be read as an ONNX network ({exc})") from None
+    report = try_network(content, None if images is None else read_images(images, size)).report()
+    if as_json:
+        json.dump(report, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+        return
+    typer.echo("".join(f"{name}: {value}\n" for name, value in report.items()), nl=False)
 
 
 @app.command(

@@ -335,3 +335,28 @@ def test_an_official_checkpoint_gives_the_shipped_bundles_networks(tmp_path: Pat
     with torch.inference_mode():
         expected = supernet(images_NCHW, supernet.space.decode(encoding)).numpy()
     np.testing.assert_allclose(export.run_onnx(out.read_bytes(), images_NCHW.numpy()), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_network_is_tried_beside_what_its_file_says(folder: Path, weights: Path, images: Path) -> None:
+    model = folder / "model.onnx"
+    command = ("export", "--bundle", folder, "--architecture", ENCODING, "--weights", weights, "--images", images)
+    assert _pnag(*command, "--out", model).exit_code == 0
+    result = _pnag("try", model, "--images", images, "--json")
+    assert result.exit_code == 0, result.output
+    said, report = export.metadata_of(model.read_bytes()), json.loads(result.stdout)
+    data = _images()
+    values = (data.pixels_NCHW / np.float32(255) - np.float32(0.5)) / np.float32(0.25)
+    hits = export.run_onnx(model.read_bytes(), values.astype(np.float32)).argmax(1) == data.labels_N
+    assert report["top1_percent"] == round(100 * hits.mean(), 2)
+    assert report["images"] == 30
+    assert report["encoding"] == ENCODING == said["encoding"]
+    assert report["latency_upper_ms"] == float(said["latency_upper_ms"])
+    assert 0 < report["latency_ms"] <= report["latency_in_slow_stretches_ms"]
+    assert report["is_within_bound"] == (report["latency_in_slow_stretches_ms"] <= report["latency_upper_ms"])
+
+
+def test_what_cannot_be_tried_is_named(tmp_path: Path) -> None:
+    (tmp_path / "no.onnx").write_bytes(b"no network")
+    assert "no.onnx: cannot be read as an ONNX network" in str(_pnag("try", tmp_path / "no.onnx").exception)
+    (tmp_path / "mute.onnx").write_bytes(export.export_network(_randomized("nas-bench-macro", "00000000"), {}))
+    assert "says nothing of predicted_latency_ms" in str(_pnag("try", tmp_path / "mute.onnx").exception)
