@@ -68,7 +68,9 @@ def test_what_is_learnt_holds_for_images_not_trained_on(
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
 
 
-@pytest.mark.parametrize("changes", [{}, {"optimizer": "adamw", "lr": 0.01, "ema_decay": 0.9, "paths": "uniform"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"precision": "bf16"}, {"optimizer": "adamw", "lr": 0.01, "ema_decay": 0.9, "paths": "uniform"}]
+)
 def test_a_training_stopped_anywhere_ends_with_the_same_bits(
     tmp_path: Path, tiny_space: SearchSpace, images: Images, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
 ) -> None:
@@ -153,7 +155,7 @@ def test_images_that_do_not_fit_are_refused(tmp_path: Path, tiny_space: SearchSp
         _train(tiny_space, Images(images.pixels_NCHW, images.labels_N + 1), tmp_path)
 
 
-@pytest.mark.parametrize("changes", [{"optimizer": "lion"}, {"paths": "all"}])
+@pytest.mark.parametrize("changes", [{"optimizer": "lion"}, {"paths": "all"}, {"precision": "fp16"}])
 def test_settings_that_do_not_exist_are_refused(changes: dict[str, str]) -> None:
     with pytest.raises(TrainingError, match="choose from"):
         SupernetConfig(**changes)  # type: ignore[arg-type]
