@@ -1,11 +1,13 @@
 """The generator as one small ONNX graph: a Scan over the decisions, written node by node.
 
-Exporters unroll the decisions into thousands of nodes that load and run slower (docs/decisions.md). Matrices that only
-meet linearly are multiplied beforehand, so the graph's numbers differ from torch's by rounding alone;
-`verify_generator` holds the two together, token by token.
+Exporters unroll the decisions into thousands of nodes that load and run slower (docs/decisions.md). What only meets
+linearly is multiplied or added beforehand, and what follows from a token alone is looked up: most nodes of a step cost
+more to start than to run. The graph's numbers differ from torch's by rounding alone; `verify_generator` holds the two
+together, token by token.
 
 Axis letters: B = budgets, S = candidates per budget, N = B S, D = decisions, C = options of the widest decision,
-K = costs, H = hidden units, G = 4 H gate inputs, R = entries of the slack table.
+K = costs that are known, H = hidden units, I = H and the slack features, G = 4 H gate inputs; R = rows of the slack
+table, one for each context of a decision; W = words: all tokens, an "inactive" for each decision, and the start.
 """
 
 from collections.abc import Sequence
@@ -21,6 +23,7 @@ from models.errors import TrainingError
 from models.generator import BUMP_CENTRES, BUMP_WIDTH, Generator
 from models.onnx_graph import GraphBuilder, model_bytes
 from models.runtime import NO_LIMIT
+from models.search_space import INACTIVE
 
 Floats = NDArray[np.float32]
 
@@ -28,155 +31,185 @@ NEAR_TIE = 1e-4
 """Two options whose logits differ by less may swap between torch and ONNX Runtime: their sums round differently."""
 
 
+class _Tables:
+    """What follows from a word, or from an option in its row of the slack table, without the network.
+
+    Attributes:
+        start: the word before the first decision.
+        marker_W, decision_W: a word's token + 1 (0 where there is none), and whose word it is.
+        embedding_W, next_W: the word's row of token embeddings, and the decision that comes after it; one beyond the
+            last where there is none.
+        known_K: which costs are known; the others can limit nothing.
+        steps_RCK: floor step of each option; inf where it does not exist.
+        word_RC, token_RC: what choosing an option writes, and what that is in an architecture.
+        first_D, stride_DD: first_D[t] + stride_DD[t] @ markers is the row of decision t.
+    """
+
+    def __init__(self, generator: Generator) -> None:
+        space, slack = generator.space, generator.slack
+        width_D, count, num_tokens = slack.width_D, len(slack.width_D), generator.inactive_row
+        decisions_D = np.arange(count)
+        self.start = num_tokens + count
+        self.decision_W = np.concatenate([np.repeat(decisions_D, width_D), decisions_D, [0]])
+        tokens_V = np.concatenate([np.arange(width) for width in width_D])
+        self.marker_W = np.concatenate([tokens_V + 1, np.zeros(count + 1, dtype=np.int64)])
+        self.embedding_W = np.minimum(np.arange(self.start + 1), num_tokens)
+        self.embedding_W[self.start] += 1
+        self.next_W = self.decision_W + 1
+        self.next_W[self.start] = 0
+
+        self.known_K = [k for k, steps_R in enumerate(slack.steps_RK.T) if k == 0 or steps_R.any()]
+        # A token that is never inactive has no marker 0: the rows of its decision begin that much later.
+        is_certain_D = np.array([not decision.active_if for decision in space.decisions])
+        begin_D = slack.stride_DD @ is_certain_D
+        entry_D = [*(slack.offset_D + begin_D), len(slack.steps_RK)]
+        num_rows_D = np.diff(entry_D) // width_D
+        decision_R = np.repeat(decisions_D, num_rows_D)
+        self.steps_RCK = np.full((len(decision_R), generator.width, len(self.known_K)), np.inf, dtype=np.float32)
+        is_inactive_R = np.zeros(len(decision_R), dtype=np.bool_)
+        for t, width in enumerate(width_D):
+            entries = slice(entry_D[t], entry_D[t + 1])
+            steps_RK = slack.steps_RK[entries, self.known_K]
+            self.steps_RCK[decision_R == t, :width] = steps_RK.reshape(-1, width, len(self.known_K))
+            is_inactive_R[decision_R == t] = slack.inactive_R[entries][::width]
+        self.first_D = np.cumsum(num_rows_D) - num_rows_D - begin_D // width_D
+        self.stride_DD = slack.stride_DD // width_D[:, np.newaxis]
+        options_C = np.minimum(np.arange(generator.width), width_D[decision_R][:, np.newaxis] - 1)
+        is_inactive_R1 = is_inactive_R[:, np.newaxis]
+        inactive_R1, first_R1 = (num_tokens + decision_R)[:, np.newaxis], generator.starts_D[decision_R][:, np.newaxis]
+        self.word_RC = np.where(is_inactive_R1, inactive_R1, first_R1 + options_C)
+        self.token_RC = np.where(is_inactive_R1, INACTIVE, options_C)
+
+
 def export_generator(generator: Generator) -> bytes:
     """`limits_BK (float), noise_BSDC (float) -> tokens_BSD (int64)`, as `Generator.sample` computes them."""
     graph = GraphBuilder()
-    space, slack, hidden = generator.space, generator.slack, generator.hidden
-    num_decisions, width, num_costs = len(space.decisions), generator.width, len(slack.base_K)
+    hidden, width, num_decisions = generator.hidden, generator.width, len(generator.space.decisions)
+    tables = _Tables(generator)
+    num_costs = len(tables.known_K)
     weights = {name: p.detach().numpy().astype(np.float64) for name, p in generator.named_parameters()}
     to_gates_EG = weights["lstm.weight_ih_l0"].T
+    budget_PG, slack_PG = (weights[f"{name}_input.weight"].T @ to_gates_EG for name in ("budget", "slack"))
+    for logarithm_G in (budget_PG[2], slack_PG[2]):
+        logarithm_G /= 3.0  # here, and not of each candidate in each step
 
     # Everything per budget becomes per candidate: [B, ...] -> [B, S, ...] -> [N, ...].
     num_candidates = graph.node(
         "Slice", graph.node("Shape", "noise"), *map(graph.constant, (_ints(1), _ints(2), _ints(0)))
     )
-    limits_NK = _per_candidate(graph, "limits", num_candidates, num_costs)
+    limits_BK = graph.node("Gather", "limits", graph.constant(_ints(*tables.known_K)), axis=1)
+    limits_NK = _per_candidate(graph, limits_BK, num_candidates, num_costs)
     budget_B1 = graph.node("Slice", "limits", *map(graph.constant, (_ints(0), _ints(1), _ints(1))))
     features_BP = _budget_features(graph, budget_B1, generator.low, generator.high)
     budget_BG = graph.node(
         "Add",
-        graph.node("MatMul", features_BP, _floats(graph, weights["budget_input.weight"].T @ to_gates_EG)),
+        graph.node("MatMul", features_BP, _floats(graph, budget_PG)),
         _floats(graph, weights["budget_input.bias"] @ to_gates_EG),
     )
-    budget_NG = _per_candidate(graph, budget_BG, num_candidates, 4 * hidden)
     noise_NDC = graph.node("Reshape", "noise", graph.constant(_ints(-1, num_decisions, width)))
     noise_DNC = graph.node("Transpose", noise_NDC, perm=[1, 0, 2])
 
-    # Rows of the gate table: every token, then "inactive", then the zero start before the first decision.
-    token_gates = weights["token_VE"] @ to_gates_EG
-    token_gates = np.concatenate([token_gates, np.zeros((1, 4 * hidden))])
+    # What the LSTM hears of a word: its token, and the step of the decision that comes next.
+    zeros_1G = np.zeros((1, 4 * hidden))
+    token_gates = np.concatenate([weights["token_VE"] @ to_gates_EG, zeros_1G])
+    step_gates = np.concatenate([weights["step_DE"] @ to_gates_EG, zeros_1G])
+    steps_RX = graph.constant(tables.steps_RCK.reshape(-1, width * num_costs))
+    strides_WD = graph.node("Gather", _floats(graph, tables.stride_DD.T), graph.constant(tables.decision_W))
     outer = {
-        "limits_NK": limits_NK,
-        "budget_NG": budget_NG,
-        "token_gates_VG": _floats(graph, token_gates),
-        "slack_gates_PG": _floats(graph, weights["slack_input.weight"].T @ to_gates_EG),
-        "recurrent_HG": _floats(graph, weights["lstm.weight_hh_l0"].T),
-        "steps_RK": _steps(graph, slack.steps_RK),
-        "inactive_R": graph.constant(slack.inactive_R),
+        "budget_N1": graph.node("Slice", limits_NK, *map(graph.constant, (_ints(0), _ints(1), _ints(1)))),
+        "limits_NX": graph.node("Tile", limits_NK, graph.constant(_ints(1, width))),
+        "budget_NG": _per_candidate(graph, budget_BG, num_candidates, 4 * hidden),
+        "word_gates_WG": _floats(graph, token_gates[tables.embedding_W] + step_gates[tables.next_W]),
+        "to_gates_IG": _floats(graph, np.concatenate([weights["lstm.weight_hh_l0"].T, slack_PG])),
+        "rows_WD": graph.node("Mul", _floats(graph, tables.marker_W[:, np.newaxis]), strides_WD),
+        "steps_RX": steps_RX,
+        "step_of_option": graph.node("Reshape", steps_RX, graph.constant(_ints(-1, num_costs))),
+        "word_of_option": graph.constant(tables.word_RC.ravel()),
     }
     num_rows = graph.node("Slice", graph.node("Shape", limits_NK), *map(graph.constant, (_ints(0), _ints(1), _ints(0))))
-    zeros_NH = _filled(graph, num_rows, hidden)
+    zeros_NH = _repeated(graph, np.zeros(hidden), num_rows)
     states = [
         zeros_NH,
         zeros_NH,
-        graph.node("Add", _filled(graph, num_rows, num_costs), graph.constant(slack.base_K)),
-        _filled(graph, num_rows, num_decisions),
-        graph.node("Expand", graph.constant(_ints(generator.inactive_row + 1)), num_rows),
+        _repeated(graph, generator.slack.base_K[tables.known_K], num_rows),
+        _repeated(graph, tables.first_D, num_rows),
+        graph.node("Expand", graph.constant(_ints(tables.start)), num_rows),
     ]
     per_decision = [
-        _floats(graph, weights["step_DE"] @ to_gates_EG),
         _floats(graph, weights["head_DHC"]),
-        _floats(graph, weights["head_DC"]),
-        _floats(graph, slack.stride_DD),
-        graph.constant(slack.offset_D),
-        graph.constant(slack.width_D),
-        graph.constant(generator.starts_D),
-        _floats(graph, np.eye(num_decisions)),
-        noise_DNC,
+        graph.constant(np.arange(num_decisions)),
+        graph.node("Add", noise_DNC, _floats(graph, weights["head_DC"][:, np.newaxis])),
     ]
     outputs = graph.nodes(
         "Scan",
         *states,
         *per_decision,
-        outputs=[*(f"last_{i}" for i in range(len(states))), "tokens_DN"],
-        body=_decision(generator, outer),
+        outputs=[*(f"last_{i}" for i in range(len(states))), "options_DN"],
+        body=_decision(generator, num_costs, outer),
         num_scan_inputs=len(per_decision),
     )
-    tokens_ND = graph.node("Transpose", outputs[-1], perm=[1, 0])
+    options_ND = graph.node("Transpose", outputs[-1], perm=[1, 0])
+    tokens_ND = graph.node("Gather", graph.constant(tables.token_RC.ravel()), options_ND)
     shape = graph.node(
         "Concat", graph.constant(_ints(-1)), num_candidates, graph.constant(_ints(num_decisions)), axis=0
     )
     graph.node("Reshape", tokens_ND, shape, output="tokens")
     inputs = [
-        helper.make_tensor_value_info("limits", TensorProto.FLOAT, ["B", num_costs]),
+        helper.make_tensor_value_info("limits", TensorProto.FLOAT, ["B", len(generator.slack.base_K)]),
         helper.make_tensor_value_info("noise", TensorProto.FLOAT, ["B", "S", num_decisions, width]),
     ]
     result = [helper.make_tensor_value_info("tokens", TensorProto.INT64, ["B", "S", num_decisions])]
     return model_bytes(graph.graph("generator", inputs, result))
 
 
-def _decision(generator: Generator, outer: dict[str, str]) -> onnx.GraphProto:
-    """One step of the Scan: state and this decision's slices in, next state and token out."""
+def _decision(generator: Generator, num_costs: int, outer: dict[str, str]) -> onnx.GraphProto:
+    """One step of the Scan: state and this decision's slices in, next state and chosen option out."""
     b = GraphBuilder("body_")
-    hidden, width = generator.hidden, generator.width
-    num_entries, num_costs = generator.slack.steps_RK.shape
-    options_C = b.constant(np.arange(width, dtype=np.int64))
-    axis_1 = b.constant(_ints(1))
+    hidden, width, num_decisions = generator.hidden, generator.width, len(generator.space.decisions)
 
     floor_N1 = b.node("Slice", "floor_NK", *map(b.constant, (_ints(0), _ints(1), _ints(1))))
-    limit_N1 = b.node("Slice", outer["limits_NK"], *map(b.constant, (_ints(0), _ints(1), _ints(1))))
-    left_N1 = b.node("Sub", limit_N1, floor_N1)
-    slack_NP = _shares(b, left_N1, generator.high - generator.low)
-    gates_NG = b.node("Add", b.node("Gather", outer["token_gates_VG"], "previous_N"), "step_G")
+    slack_NP = _shares(b, b.node("Sub", outer["budget_N1"], floor_N1), generator.high - generator.low)
+    heard_NI = b.node("Concat", "hidden_NH", *slack_NP, axis=1)
+    gates_NG = b.node("MatMul", heard_NI, outer["to_gates_IG"])
+    gates_NG = b.node("Add", gates_NG, b.node("Gather", outer["word_gates_WG"], "word_N"))
     gates_NG = b.node("Add", gates_NG, outer["budget_NG"])
-    gates_NG = b.node("Add", gates_NG, b.node("MatMul", slack_NP, outer["slack_gates_PG"]))
-    gates_NG = b.node("Add", gates_NG, b.node("MatMul", "hidden_NH", outer["recurrent_HG"]))
     i, f, g, o = b.nodes("Split", gates_NG, b.constant(_ints(*[hidden] * 4)), outputs=4, axis=1)
     kept = b.node("Mul", b.node("Sigmoid", f), "cell_NH")
     b.node("Add", kept, b.node("Mul", b.node("Sigmoid", i), b.node("Tanh", g)), output="next_cell_NH")
     b.node("Mul", b.node("Sigmoid", o), b.node("Tanh", "next_cell_NH"), output="next_hidden_NH")
-    logits_NC = b.node("Add", b.node("MatMul", "next_hidden_NH", "head_HC"), "head_C")
-    logits_NC = b.node("Add", logits_NC, "noise_NC")
+    logits_NC = b.node("Add", b.node("MatMul", "next_hidden_NH", "head_HC"), "noise_NC")
 
-    # Entry numbers stay below 2^24, so float32 sums of strides are exact.
-    distance_N = b.node("ReduceSum", b.node("Mul", "chosen_ND", "stride_D"), axis_1, keepdims=0)
-    entry_N = b.node("Add", b.node("Cast", distance_N, to=TensorProto.INT64), "offset")
-    entry_NC = b.node("Add", b.node("Unsqueeze", entry_N, axis_1), options_C)
-    entry_NC = b.node("Min", entry_NC, b.constant(np.array(num_entries - 1, dtype=np.int64)))
-    reached_NCK = b.node("Add", b.node("Unsqueeze", "floor_NK", axis_1), b.node("Gather", outer["steps_RK"], entry_NC))
-    within_NCK = b.node("LessOrEqual", reached_NCK, b.node("Unsqueeze", outer["limits_NK"], axis_1))
-    within_NCK = b.node("Cast", within_NCK, to=TensorProto.FLOAT)
-    within_NC = b.node("Cast", b.node("ReduceMin", within_NCK, axes=[2], keepdims=0), to=TensorProto.BOOL)
-    fits_NC = b.node("And", within_NC, b.node("Less", options_C, "width"))
-    masked_NC = b.node("Where", fits_NC, logits_NC, b.constant(np.array(-np.inf, dtype=np.float32)))
-    token_N1 = b.node("ArgMax", masked_NC, axis=1, keepdims=1)
-    place_N1K = b.node(
-        "Expand", b.node("Unsqueeze", token_N1, b.constant(_ints(2))), b.constant(_ints(1, 1, num_costs))
-    )
-    b.node("Squeeze", b.node("GatherElements", reached_NCK, place_N1K, axis=1), axis_1, output="next_floor_NK")
+    # Row numbers stay below 2^24, so float32 holds them exactly.
+    row_N = b.node("Cast", b.node("Gather", "rows_ND", "decision", axis=1), to=TensorProto.INT64)
+    floor_NX = b.node("Tile", "floor_NK", b.constant(_ints(1, width)))
+    reached_NX = b.node("Add", floor_NX, b.node("Gather", outer["steps_RX"], row_N))
+    within_NX = b.node("LessOrEqual", reached_NX, outer["limits_NX"])
+    # An option that breaks a limit is pushed below all others; which one is taken where all do is of no interest.
+    burden_NX = b.node("Where", within_NX, _floats(b, np.array(0.0)), _floats(b, np.array(-1e30)))
+    of_option_XC = np.repeat(np.eye(width), num_costs, axis=0)
+    masked_NC = b.node("Gemm", burden_NX, _floats(b, of_option_XC), logits_NC)
+    first_N = b.node("Mul", row_N, b.constant(np.array(width)))
+    option_N = b.node("Add", first_N, b.node("ArgMax", masked_NC, axis=1, keepdims=0), output="option_N")
+    b.node("Gather", outer["word_of_option"], option_N, output="next_word_N")
+    b.node("Add", "floor_NK", b.node("Gather", outer["step_of_option"], option_N), output="next_floor_NK")
+    b.node("Add", "rows_ND", b.node("Gather", outer["rows_WD"], "next_word_N"), output="next_rows_ND")
 
-    token_N = b.node("Squeeze", token_N1, axis_1)
-    inactive_N = b.node("Gather", outer["inactive_R"], entry_N)
-    b.node("Where", inactive_N, b.constant(np.array(-1, dtype=np.int64)), token_N, output="token_N")
-    marker_N1 = b.node("Cast", b.node("Unsqueeze", "token_N", axis_1), to=TensorProto.FLOAT)
-    marker_N1 = b.node("Add", marker_N1, b.constant(np.array(1.0, dtype=np.float32)))
-    b.node("Add", "chosen_ND", b.node("Mul", marker_N1, "here_D"), output="next_chosen_ND")
-    inactive_row = b.constant(np.array(generator.inactive_row, dtype=np.int64))
-    b.node("Where", inactive_N, inactive_row, b.node("Add", token_N, "start"), output="next_previous_N")
-
-    num_decisions = len(generator.space.decisions)
     float_, int_ = TensorProto.FLOAT, TensorProto.INT64
-    states = [
+    states: list[tuple[str, int, list[int | str]]] = [
         ("hidden_NH", float_, ["N", hidden]),
         ("cell_NH", float_, ["N", hidden]),
         ("floor_NK", float_, ["N", num_costs]),
-        ("chosen_ND", float_, ["N", num_decisions]),
-        ("previous_N", int_, ["N"]),
+        ("rows_ND", float_, ["N", num_decisions]),
+        ("word_N", int_, ["N"]),
     ]
     slices: list[tuple[str, int, list[int | str]]] = [
-        ("step_G", float_, [4 * hidden]),
         ("head_HC", float_, [hidden, width]),
-        ("head_C", float_, [width]),
-        ("stride_D", float_, [num_decisions]),
-        ("offset", int_, []),
-        ("width", int_, []),
-        ("start", int_, []),
-        ("here_D", float_, [num_decisions]),
+        ("decision", int_, []),
         ("noise_NC", float_, ["N", width]),
     ]
     inputs = [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in [*states, *slices]]
     outputs = [helper.make_tensor_value_info(f"next_{name}", kind, shape) for name, kind, shape in states]
-    outputs.append(helper.make_tensor_value_info("token_N", int_, ["N"]))
+    outputs.append(helper.make_tensor_value_info("option_N", int_, ["N"]))
     return b.graph("decision", inputs, outputs)
 
 
@@ -221,13 +254,6 @@ def _refuse_unless_near_ties(
             )
 
 
-def _steps(graph: GraphBuilder, steps_RK: Floats) -> str:
-    """The slack table, column by column: that of an unknown cost is zeros, which ONNX Runtime makes at load."""
-    zeros_R1 = _filled(graph, graph.constant(_ints(len(steps_RK))), 1)
-    columns = [graph.constant(column[:, np.newaxis]) if column.any() else zeros_R1 for column in steps_RK.T]
-    return graph.node("Concat", *columns, axis=1)
-
-
 def _per_candidate(graph: GraphBuilder, rows: str, num_candidates: str, width: int) -> str:
     """[B, width] -> [N, width], each row repeated for its candidates."""
     rows_B1W = graph.node("Unsqueeze", rows, graph.constant(_ints(1)))
@@ -238,28 +264,26 @@ def _per_candidate(graph: GraphBuilder, rows: str, num_candidates: str, width: i
 def _budget_features(graph: GraphBuilder, budget_B1: str, low: float, high: float) -> str:
     """`models.generator.budget_features` as nodes."""
     above = graph.node("Sub", budget_B1, _floats(graph, np.array(low)))
-    shares_B3 = _shares(graph, above, high - low)
-    u_B1 = graph.node("Slice", shares_B3, *map(graph.constant, (_ints(0), _ints(1), _ints(1))))
+    shares = _shares(graph, above, high - low)
     away = graph.node(
-        "Div", graph.node("Sub", u_B1, _floats(graph, BUMP_CENTRES)), _floats(graph, np.array(BUMP_WIDTH))
+        "Div", graph.node("Sub", shares[0], _floats(graph, BUMP_CENTRES)), _floats(graph, np.array(BUMP_WIDTH))
     )
     bumps = graph.node("Exp", graph.node("Mul", graph.node("Mul", away, away), _floats(graph, np.array(-0.5))))
-    return graph.node("Concat", shares_B3, bumps, axis=1)
+    return graph.node("Concat", *shares, bumps, axis=1)
 
 
-def _shares(graph: GraphBuilder, amount_N1: str, span: float) -> str:
-    """s = clip(amount / span, 0, 1) as (s, sqrt s, log(s + .02) / 3)."""
+def _shares(graph: GraphBuilder, amount_N1: str, span: float) -> tuple[str, str, str]:
+    """s = clip(amount / span, 0, 1), sqrt s, and log(s + .02), of which the policy sees a third."""
     share = graph.node("Div", amount_N1, _floats(graph, np.array(span)))
     share = graph.node("Clip", share, _floats(graph, np.array(0.0)), _floats(graph, np.array(1.0)))
     shifted = graph.node("Log", graph.node("Add", share, _floats(graph, np.array(0.02))))
-    logarithm = graph.node("Div", shifted, _floats(graph, np.array(3.0)))
-    return graph.node("Concat", share, graph.node("Sqrt", share), logarithm, axis=1)
+    return share, graph.node("Sqrt", share), shifted
 
 
-def _filled(graph: GraphBuilder, num_rows: str, width: int) -> str:
-    """Zeros of shape [N, width]."""
-    shape = graph.node("Concat", num_rows, graph.constant(_ints(width)), axis=0)
-    return graph.node("Expand", _floats(graph, np.zeros((1, 1))), shape)
+def _repeated(graph: GraphBuilder, values: NDArray[np.generic], num_rows: str) -> str:
+    """[X] -> [N, X]."""
+    shape = graph.node("Concat", num_rows, graph.constant(_ints(len(values))), axis=0)
+    return graph.node("Expand", _floats(graph, values[np.newaxis]), shape)
 
 
 def _ints(*values: int) -> NDArray[np.int64]:
