@@ -48,7 +48,7 @@ help: ## this list
 	@echo "  Variables: PORT=$(PORT) PY=$(PY) VENV=$(VENV) PNAG_DATA=$(PNAG_DATA)"
 
 serve: $(VENV)/.serve.stamp $(VENV)/.project.stamp ## answer budgets on http://localhost:$PORT; installs no torch
-	@exec "$(VENV)/bin/pnag" serve --port "$(PORT)"
+	@PNAG_DEFAULT_BUNDLE="$${PNAG_DEFAULT_BUNDLE:-ofa-mobilenetv3-w1.0-imagenet}" exec "$(VENV)/bin/pnag" serve --port "$(PORT)"
 
 test: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## all tests but the slow ones (ARGS="-m slow" for those)
 	"$(PYTHON)" -m pytest $(ARGS)

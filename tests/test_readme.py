@@ -18,6 +18,10 @@ README = (ROOT / "README.md").read_text()
 COMMANDS = sorted({m[1] for m in re.finditer(r"pnag ((?:latency |bundle )?[a-z]+)(?= -| SPACE|`|\s*─)", README)})
 
 
+SETTINGS = Settings(bundles=(ROOT / "bundles",), default_bundle="ofa-mobilenetv3-w1.0-imagenet")
+"""As `make serve` has them."""
+
+
 def _block(language: str) -> str:
     blocks = re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
     assert blocks, f"no {language} block"
@@ -26,7 +30,7 @@ def _block(language: str) -> str:
 
 def test_the_answer_shown_is_the_true_answer() -> None:
     curl = shlex.split(next(line for line in README.splitlines() if line.startswith("curl")))
-    with TestClient(create_app(Settings(bundles=(ROOT / "bundles",)))) as client:
+    with TestClient(create_app(SETTINGS)) as client:
         answer = client.post(
             "/" + curl[2].split("/", 1)[1],
             content=curl[curl.index("-d") + 1],
