@@ -4,6 +4,7 @@ Axis letters: B = budgets in a run, S = candidates per budget, D = decisions, C 
 K = costs (latency_ms, macs, params, in this order), N = architectures. Knows nothing of HTTP, and never imports torch.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,9 @@ NO_LIMIT = np.float32(3e38)
 DEFAULT_NUM_CANDIDATES = 32
 EVALUATED_AT_ONCE = 64
 """Architectures; each meets every training record, and ONNX Runtime keeps the memory of the largest run for good."""
+
+REMEMBERED_ACCURACIES = 20_000
+"""Networks whose predicted accuracy is kept, some 250 bytes each."""
 
 BYTES_PER_NUMBER = {"fp32": 4, "fp16": 2, "int8": 1}
 
@@ -141,6 +145,8 @@ class OnnxGenerator:
         self._seed = int(bundle.manifest["generator"].get("seed", 0))
         self._generator = _session(bundle, GENERATOR, threads)
         self._evaluator = _session(bundle, EVALUATOR, threads)
+        self._threads = threads
+        self._accuracies = _Recent(REMEMBERED_ACCURACIES)
         self._width = int(space.num_options_D.max())
         self._features = ArchitectureFeatures(space)
         self._costs = bundle.costs()
@@ -154,6 +160,13 @@ class OnnxGenerator:
         rising_F = pareto_front(values.latency_ms, values.accuracy)
         self._front_FD, self._front = self._front_FD[rising_F], values.take(rising_F)
         self.range_ms = (float(self._front.latency_ms.min()), float(self._front.latency_ms.max()))
+
+    def twin(self) -> "OnnxGenerator":
+        """Another one for another thread, which shares everything with this one but the sessions."""
+        twin = copy.copy(self)
+        twin._generator = _session(self.bundle, GENERATOR, self._threads)
+        twin._evaluator = _session(self.bundle, EVALUATOR, self._threads)
+        return twin
 
     # -- questions ---------------------------------------------------------------------------------------------------
 
@@ -327,13 +340,25 @@ class OnnxGenerator:
 
     def _evaluate(self, tokens_ND: Tokens) -> "_Values":
         costs = self._costs
-        accuracy_N = run_evaluator(self._evaluator, self._features(tokens_ND))
+        accuracy_N = self._accuracy(tokens_ND)
         if costs.measured_accuracy is not None:
             measured_N = costs.measured_accuracy(tokens_ND)
             accuracy_N = np.where(np.isnan(measured_N), accuracy_N, measured_N)
         unknown_N = np.full(len(tokens_ND), np.nan)
         sizes = (size(tokens_ND) if size else unknown_N for size in (costs.macs, costs.params, costs.peak_activations))
         return _Values(accuracy_N, costs.latency_ms(tokens_ND), *sizes)
+
+    def _accuracy(self, tokens_ND: Tokens) -> Floats:
+        """Predicted accuracy, shape [N]. Samples of one budget come up again for others, two of three of them."""
+        tokens = tokens_ND.astype(np.int16)
+        keys = [row_D.tobytes() for row_D in tokens]
+        accuracy_N = np.array([self._accuracies.get(key) for key in keys])
+        new = np.flatnonzero(np.isnan(accuracy_N))
+        if len(new):
+            accuracy_N[new] = run_evaluator(self._evaluator, self._features(tokens_ND[new]))
+            for i in new.tolist():
+                self._accuracies.put(keys[i], float(accuracy_N[i]))
+        return accuracy_N
 
     def _limited(self, values: "_Values", name: str) -> Floats:
         """The amount that a limit is compared with, in the limit's unit, shape [N]."""
@@ -431,6 +456,27 @@ def run_evaluator(session: onnxruntime.InferenceSession, features_NF: Floats) ->
     ]
     accuracy_N: Floats = np.round(np.concatenate(parts), 9)
     return accuracy_N
+
+
+class _Recent:
+    """Values asked for lately, at least half of `size` of them. Threads may share it: at worst a value is lost."""
+
+    def __init__(self, size: int) -> None:
+        self._half = size // 2
+        self._new: dict[bytes, float] = {}
+        self._old: dict[bytes, float] = {}
+
+    def get(self, key: bytes) -> float:
+        """NaN for an unknown key."""
+        value = self._new.get(key)
+        if value is None and (value := self._old.get(key)) is not None:
+            self.put(key, value)
+        return math.nan if value is None else value
+
+    def put(self, key: bytes, value: float) -> None:
+        if len(self._new) >= self._half:
+            self._new, self._old = {}, self._new
+        self._new[key] = value
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from models.runtime import OnnxGenerator
 from service.answerer import Answerer
 from service.bounds import Patience, ReadBody
 from service.bundles import BundleStore
@@ -76,8 +75,8 @@ def create_app(settings: Settings) -> Application:
 
     def load(folder: Path) -> LoadedBundle:
         first = open_bundle(folder)
-        # Each thread has a generator of its own: two threads in one ONNX Runtime session get in each other's way.
-        generators = [first, *(OnnxGenerator(first.bundle) for _ in range(settings.inference_threads - 1))]
+        # Each thread has sessions of its own: two threads in one get in each other's way.
+        generators = [first, *(first.twin() for _ in range(settings.inference_threads - 1))]
         for generator in generators:
             generator.num_candidates = settings.num_candidates
         return LoadedBundle(generators, executor, settings, metrics)

@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from models.bundle import Bundle
 from models.errors import BudgetError, EncodingError, InfeasibleBudgetError
 from models.pareto import best_within
-from models.runtime import Answer, Limits, OnnxGenerator, Query
+from models.runtime import Answer, Limits, OnnxGenerator, Query, _Recent, run_evaluator
 
 SHIPPED = Path(__file__).parents[2] / "bundles" / "ofa-mobilenetv3-w1.0-imagenet"
 NUM_BUDGETS = 200
@@ -78,6 +79,47 @@ def test_asking_together_or_alone_gives_the_same(runtime: OnnxGenerator, budgets
     assert runtime.generate_many(queries) == [runtime.generate(q) for q in queries]
     assert runtime.generate_many(queries[::-1]) == [runtime.generate(q) for q in queries][::-1]
     assert runtime.generate_many([]) == []
+
+
+def test_a_twin_answers_the_same_and_shares_what_is_remembered(runtime: OnnxGenerator, budgets: list[float]) -> None:
+    queries = [Query(b) for b in budgets[:3]]
+    twin = runtime.twin()
+    assert twin.generate_many(queries) == runtime.generate_many(queries)
+    assert twin._accuracies is runtime._accuracies
+    assert twin._generator is not runtime._generator
+    assert twin._evaluator is not runtime._evaluator
+
+
+def test_a_network_is_predicted_once_while_it_is_remembered(
+    runtime: OnnxGenerator, budgets: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def count(session: Any, features_NF: np.ndarray) -> np.ndarray:
+        asked.append(len(features_NF))
+        return run_evaluator(session, features_NF)
+
+    monkeypatch.setattr("models.runtime.run_evaluator", count)
+    monkeypatch.setattr(runtime, "_accuracies", _Recent(2000))
+    query = Query(float(np.mean(budgets)))
+    answer = runtime.generate(query)
+    assert sum(asked) > 1
+    asked.clear()
+    assert runtime.generate(query) == answer
+    assert asked == []
+    monkeypatch.setattr(runtime, "_accuracies", _Recent(2))  # nothing is remembered for long
+    assert runtime.generate(query) == answer
+    assert sum(asked) > 1
+
+
+def test_what_was_asked_for_lately_is_kept_and_the_rest_is_bounded() -> None:
+    recent = _Recent(100)
+    for number in range(1000):
+        recent.put(b"%d" % number, float(number))
+        assert recent.get(b"0") == 0.0
+        assert recent.get(b"%d" % max(0, number - 15)) == max(0, number - 15)
+    assert math.isnan(recent.get(b"500"))
+    assert len(recent._new) + len(recent._old) <= 100
 
 
 def test_alternatives_differ_fit_and_fall_in_accuracy(runtime: OnnxGenerator) -> None:

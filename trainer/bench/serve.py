@@ -1,7 +1,8 @@
 """Compare serving: wrk asks each contender in turn, round after round, while the others are stopped in their tracks.
 
 Medians over rounds; ratios are taken within a round, where both sides saw the same machine. Every contender but the two
-hellos gives the same answer, made by the same code (servers/generator.py): only what is around it differs.
+hellos gives the same answer, made by the same code (servers/generator.py): only what is around it differs. That code
+remembers what it predicted of a network, for everybody alike.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,12 +28,15 @@ from models.bundle import Bundle
 from models.errors import PnagError
 from trainer.bench.running_service import RunningService
 from trainer.bench.serve_contenders import SERVERS, Contender, contenders, environment_of, start, version_of
+from trainer.latency.kit_script import processor_name
 from trainer.progress import Progress
 
 BASELINES = {"pnag, cached": ("bare uvicorn ASGI hello", "FastAPI hello world", "FastAPI, request read")}
 """Whom ours is compared with. The uncached ones are compared with the other servers of models, by number of workers."""
 
 OURS = "pnag, uncached"
+PEERS = ("LitServe", "BentoML", "MLServer")
+LATE_S = 10
 
 
 class ServingError(PnagError):
@@ -57,7 +62,12 @@ class Round:
     p50_ms: float
     p99_ms: float
     cpu_ms_per_request: float
-    failed: int
+    refused: int = 0
+    """Answered, but not with 200: a full queue, a deadline."""
+    broken: int = 0
+    """Connections that could not be made, read or written."""
+    late: int = 0
+    """Not answered within LATE_S."""
 
 
 class Running:
@@ -69,7 +79,7 @@ class Running:
         self.log = folder / f"{re.sub(r'[^a-z]+', '-', contender.name.lower())}.log"
         self._process = start(contender, port, environments, self.log)
         self.rounds: list[Round] = []
-        self.memory_mb = 0.0
+        self.memory_mb = self.largest_mb = 0.0
         self.last = "no answer"
 
     def wait(self, budget_ms: float) -> None:
@@ -106,8 +116,8 @@ class Running:
         times = [process.cpu_times() for process in self.processes()]
         return sum(t.user + t.system for t in times)
 
-    def ask(self, seconds: float, connections: int, low_ms: float, high_ms: float) -> Round:
-        """Load it for a while."""
+    def ask(self, seconds: float, connections: int, low_ms: float, high_ms: float, first: int = 0) -> Round:
+        """Load it for a while; the budgets are those of a long series from its number `first` on."""
         low, high = ((low_ms + high_ms) / 2,) * 2 if self.contender.is_cached else (low_ms, high_ms)
         url = f"http://127.0.0.1:{self.port}{self.contender.path}"
         command = [
@@ -115,6 +125,7 @@ class Running:
             "-t1",
             f"-c{connections}",
             f"-d{seconds}s",
+            f"--timeout={LATE_S}s",
             "--latency",
             "-s",
             str(SERVERS / "budgets.lua"),
@@ -122,20 +133,26 @@ class Running:
         ]
         before = self.cpu_s()
         output = subprocess.run(
-            [*command, "--", str(low), str(high), self.contender.template], capture_output=True, text=True, check=True
+            [*command, "--", str(low), str(high), str(first), self.contender.template],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         cpu_s = self.cpu_s() - before
-        self.memory_mb = max(self.memory_mb, sum(p.memory_info().rss for p in self.processes()) / 1e6)
+        sizes_mb = [process.memory_info().rss / 1e6 for process in self.processes()]
+        self.memory_mb, self.largest_mb = max(self.memory_mb, sum(sizes_mb)), max(self.largest_mb, *sizes_mb)
         count = int(_found(r"(\d+) requests in", output))
-        failed = sum(
-            int(n) for n in re.findall(r"Non-2xx or 3xx responses: (\d+)|timeout (\d+)", output) for n in n if n
-        )
+        errors = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", output)
+        *broken, late = map(int, errors.groups()) if errors else (0,)
+        refused = re.search(r"Non-2xx or 3xx responses: (\d+)", output)
         return Round(
             float(_found(r"Requests/sec:\s+([\d.]+)", output)),
             _milliseconds(_found(r"^\s+50%\s+(\S+)", output)),
             _milliseconds(_found(r"^\s+99%\s+(\S+)", output)),
             cpu_s / max(count, 1) * 1e3,
-            failed,
+            int(refused[1]) if refused else 0,
+            sum(broken),
+            late,
         )
 
     def figures(self) -> dict[str, Any]:
@@ -144,8 +161,9 @@ class Running:
         medians = {name: statistics.median(getattr(r, name) for r in self.rounds) for name in names}
         return {
             **medians,
-            "failed": sum(r.failed for r in self.rounds),
+            **{name: sum(getattr(r, name) for r in self.rounds) for name in ("refused", "broken", "late")},
             "memory_mb": round(self.memory_mb, 1),
+            "largest_mb": round(self.largest_mb, 1),
             "rounds": [asdict(r) for r in self.rounds],
         }
 
@@ -197,6 +215,7 @@ def compare_serving(
         ServingError: naming who did not start, with the end of its log.
     """
     bundle = Bundle.load(bundle_folder)
+    load_before = round(os.getloadavg()[0], 2)
     # Feasible at any coverage, and below where every budget gets the same network.
     low_ms, high_ms = bundle.front[0].latency_ms * 1.3, bundle.front[-1].latency_ms
     everybody = contenders(bundle_folder.resolve(), load.num_candidates, load.max_batch_size)
@@ -211,7 +230,8 @@ def compare_serving(
         for number in range(-1, load.rounds):  # the first warms up and is not counted
             for one in all_running:
                 one.signal(signal.SIGCONT)
-                result = one.ask(2 if number < 0 else load.seconds, load.connections, low_ms, high_ms)
+                first = (number + 1) * 1_000_000  # nobody is asked in one round what it was asked in another
+                result = one.ask(2 if number < 0 else load.seconds, load.connections, low_ms, high_ms, first)
                 one.signal(signal.SIGSTOP)
                 bar.step(1)
                 if number >= 0:
@@ -220,7 +240,14 @@ def compare_serving(
     versions = {name: version(name) for name in packages}
     versions |= {p: version_of(p, environments) for p in sorted({c.package for c in wanted} - {""})}
     return {
-        "machine": {"system": platform.system(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": {
+            "processor": processor_name(),
+            "system": platform.system(),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+        },
+        "measured_at": datetime.now(UTC).date().isoformat(),
+        "load_average_before": load_before,
         "versions": versions,
         "load": {"tool": "wrk, 1 thread", "bundle": bundle.name, **asdict(load)},
         "contenders": {one.contender.name: one.figures() for one in all_running},
@@ -260,7 +287,7 @@ def _ratios(rounds: dict[str, list[Round]]) -> list[dict[str, Any]]:
     """Ours over each it is compared with: medians over rounds of what both did in the same one."""
     pairs = [(ours, other) for ours, others in BASELINES.items() for other in others]
     for other in rounds:
-        if other.startswith(("LitServe", "BentoML", "MLServer")):
+        if other.startswith(PEERS):
             pairs.append((f"{OURS}, 2 workers" if other.endswith("2 workers") else OURS, other))
     result = []
     for ours, other in pairs:
@@ -278,16 +305,19 @@ def serving_markdown(report: dict[str, Any]) -> str:
     lines = [
         f"{load['connections']} connections, {load['rounds']} interleaved rounds of {load['seconds']} s, medians; "
         f"{load['num_candidates']} candidates, batches of up to {load['max_batch_size']}; {load['bundle']}; "
-        f"{machine['system']}, {machine['cores']} cores that wrk (one thread) shares, Python {machine['python']}; "
+        f"{report['measured_at']}, {machine['processor']}, {machine['system']}, {machine['cores']} cores that wrk (one "
+        f"thread) shares, load average before {report['load_average_before']}, Python {machine['python']}; "
         + ", ".join(f"{name} {number}" for name, number in report["versions"].items())
         + ".",
         "",
-        "| server | requests/s | p50 ms | p99 ms | CPU ms per request | resident MB | failed |",
-        "|---|---|---|---|---|---|---|",
+        "| server | requests/s | p50 ms | p99 ms | CPU ms per request | resident MB | largest process | "
+        "refused, broken, late |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {name} | {c['requests_per_s']:.0f} | {c['p50_ms']:.1f} | {c['p99_ms']:.1f} "
-        f"| {c['cpu_ms_per_request']:.3f} | {c['memory_mb']:.0f} | {c['failed']} |"
+        f"| {c['cpu_ms_per_request']:.3f} | {c['memory_mb']:.0f} | {c['largest_mb']:.0f} "
+        f"| {c['refused']}, {c['broken']}, {c['late']} |"
         for name, c in report["contenders"].items()
     ]
     lines += ["", "| ratio, within each round | requests/s | p99 | CPU per request |", "|---|---|---|---|"]

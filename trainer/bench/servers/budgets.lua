@@ -1,9 +1,9 @@
 -- wrk asks for budgets that all differ, evenly over a range, in the body that a server wants.
--- arguments: low_ms high_ms template, with %BUDGET% in the template
+-- arguments: low_ms high_ms, the number of the first budget, template, with %BUDGET% in the template
 local low, high, template, n
 function init(args)
-  low, high, template = tonumber(args[1]), tonumber(args[2]), args[3]
-  n = 0
+  low, high, template = tonumber(args[1]), tonumber(args[2]), args[4]
+  n = tonumber(args[3])
   wrk.method = "POST"
   wrk.headers["content-type"] = "application/json"
 end
