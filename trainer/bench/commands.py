@@ -308,6 +308,17 @@ def faults(
         raise typer.Exit(1)
 
 
+@app.command(epilog="Example: pnag bench serving-page --results runs/bench/serve --out docs/benchmarks-serving.md")
+def serving_page(
+    results: Annotated[Path, typer.Option(help="The folder that `pnag bench serve`, `faults` and `soak` wrote into.")],
+    out: Annotated[Path, typer.Option(help="The page.")],
+) -> None:
+    """Put what was measured of serving on one page, beside the targets."""
+    from trainer.bench.serving_page import write_serving_page
+
+    typer.echo(f"{write_serving_page(results, out)}")
+
+
 def _problem(
     name: str, space: str, records: Path, table: Path | None, truth: Path | None, num_records: int | None, budgets: int,
     progress: "Progress",

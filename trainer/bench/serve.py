@@ -32,7 +32,7 @@ from trainer.latency.kit_script import processor_name
 from trainer.progress import Progress
 
 BASELINES = {"pnag, cached": ("bare uvicorn ASGI hello", "FastAPI hello world", "FastAPI, request read")}
-"""Whom ours is compared with. The uncached ones are compared with the other servers of models, by number of workers."""
+"""Whom ours is compared with. The uncached ones are compared with the other servers of models."""
 
 OURS = "pnag, uncached"
 PEERS = ("LitServe", "BentoML", "MLServer")
@@ -242,6 +242,7 @@ def compare_serving(
     return {
         "machine": {
             "processor": processor_name(),
+            "instructions": _instructions(),
             "system": platform.system(),
             "cores": os.cpu_count(),
             "python": platform.python_version(),
@@ -253,6 +254,13 @@ def compare_serving(
         "contenders": {one.contender.name: one.figures() for one in all_running},
         "ratios": _ratios({one.contender.name: one.rounds for one in all_running}),
     }
+
+
+def _instructions() -> list[str]:
+    """Those of the processor's instruction sets that matrix products run on."""
+    path = Path("/proc/cpuinfo")
+    flags = set(path.read_text().split()) if path.exists() else set()
+    return [name for name in ("avx2", "avx512f", "amx_tile") if name in flags]
 
 
 def check_kserve(bundle_folder: Path, environments: Path) -> str:
@@ -288,7 +296,9 @@ def _ratios(rounds: dict[str, list[Round]]) -> list[dict[str, Any]]:
     pairs = [(ours, other) for ours, others in BASELINES.items() for other in others]
     for other in rounds:
         if other.startswith(PEERS):
-            pairs.append((f"{OURS}, 2 workers" if other.endswith("2 workers") else OURS, other))
+            pairs.append((OURS, other))
+            if other.endswith("2 workers"):
+                pairs.append((f"{OURS}, 2 workers", other))
     result = []
     for ours, other in pairs:
         if ours in rounds and other in rounds:
@@ -303,12 +313,11 @@ def serving_markdown(report: dict[str, Any]) -> str:
     """The report for people."""
     machine, load = report["machine"], report["load"]
     lines = [
+        f"{report['measured_at']}, {machine['processor']} ({', '.join(machine['instructions'])}), {machine['system']}, "
+        f"{machine['cores']} cores that wrk (one thread) shares, load average before {report['load_average_before']}. "
         f"{load['connections']} connections, {load['rounds']} interleaved rounds of {load['seconds']} s, medians; "
         f"{load['num_candidates']} candidates, batches of up to {load['max_batch_size']}; {load['bundle']}; "
-        f"{report['measured_at']}, {machine['processor']}, {machine['system']}, {machine['cores']} cores that wrk (one "
-        f"thread) shares, load average before {report['load_average_before']}, Python {machine['python']}; "
-        + ", ".join(f"{name} {number}" for name, number in report["versions"].items())
-        + ".",
+        f"Python {machine['python']}, {', '.join(f'{name} {number}' for name, number in report['versions'].items())}.",
         "",
         "| server | requests/s | p50 ms | p99 ms | CPU ms per request | resident MB | largest process | "
         "refused, broken, late |",

@@ -1,16 +1,20 @@
 """The comparisons of serving: what is counted is what happened. Nobody's speed is looked at here."""
 
 import itertools
+import json
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
 from models.bundle import FrontPoint
+from models.errors import PnagError
 from trainer.bench.load import NO_ANSWER, Asked, ask_in_turn, offer, percentile_ms, request
 from trainer.bench.serve import Round, _milliseconds, _ratios
+from trainer.bench.serving_page import write_serving_page
 from trainer.bench.soak import Sample, judge, mixed_requests
 
 
@@ -108,3 +112,44 @@ def test_ratios_are_taken_within_a_round() -> None:
 @pytest.mark.parametrize(("text", "ms"), [("812.00us", 0.812), ("1.50ms", 1.5), ("2.00s", 2000.0), ("1.00m", 60_000.0)])
 def test_what_wrk_prints_is_read_with_its_unit(text: str, ms: float) -> None:
     assert _milliseconds(text) == pytest.approx(ms)
+
+
+def test_the_page_holds_every_target_and_says_which_are_missed(tmp_path: Path) -> None:
+    rounds = {"pnag, cached": 4000.0, "pnag, uncached": 170.0, "bare uvicorn ASGI hello": 4000.0, "LitServe": 60.0}
+    rounds |= {"FastAPI hello world": 800.0, "FastAPI, request read": 700.0, "LitServe, 2 workers": 100.0}
+    found = {name: [Round(per_s, 1, 2, 1, late=3)] for name, per_s in rounds.items()}
+    figures = {"p50_ms": 1.0, "p99_ms": 2.0, "cpu_ms_per_request": 1.0, "refused": 0, "broken": 0, "late": 3}
+    contenders = {
+        name: {**figures, "requests_per_s": per_s, "memory_mb": 140.0, "largest_mb": 140.0}
+        for name, per_s in rounds.items()
+    }
+    machine = {"processor": "P", "instructions": ["avx2"], "system": "Linux", "cores": 2, "python": "3"}
+    load = {"connections": 64, "rounds": 1, "seconds": 5, "num_candidates": 16, "max_batch_size": 16, "bundle": "b"}
+    serve = {"machine": machine, "measured_at": "2026-01-01", "load_average_before": 0.1, "versions": {}, "load": load}
+    counts = {"requests": 9, "failed": 0, "p50_ms": 1.0, "p99_ms": 1.0, "slowest_ms": 1.0}
+    busy = {"capacity_per_s": 100.0, "overloaded_p50_ms": 1.0, "overloaded_p99_ms": 9.0, "p99_ratio": 4.5, "shed": 0.6}
+    busy |= {"unloaded_p99_ms": 2.0, "goodput": 0.9, "failed": 0}
+    faults = {
+        "redis_killed": {"killed": 3, "noticed": 3, **counts},
+        "bundles_swapped": {"swaps": 50, **counts},
+        "replicas_ended": {"sigterms": 8, "exit_codes": [0], **counts},
+        "many_reloads": {"reloads": 1, "rss_mb_after": {"0": 1.0}},
+        "overload": busy,
+    }
+    rss = {"second_quarter": 100.0, "last_quarter": 101.0, "slope_per_hour": 1.0}
+    soak = {"seconds": 600, "per_s": 40, "requests": 9, "p50_ms": 1.0, "p99_ms": 1.0, "reloads": 1, "failed_reloads": 0}
+    soak |= {"unexpected": 0, "statuses": {"hit": {"200": 9}}, "rss_mb": rss, "most_rss_mb": 102.0, "is_flat": True}
+    soak |= {"files": {"second_quarter": 20, "last_quarter": 20}}
+    reports = {"serve": {**serve, "contenders": contenders, "ratios": _ratios(found)}, "faults": faults, "soak": soak}
+    with pytest.raises(PnagError, match="serve.json: is not there"):
+        write_serving_page(tmp_path, tmp_path / "page.md")
+    for name, report in reports.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(report))
+    page = write_serving_page(tmp_path, tmp_path / "page.md").read_text()
+    rows = [line.split(" | ") for line in page.splitlines() if line.endswith(("| yes |", "| **no** |"))]
+    assert {row[0]: row[2] for row in rows if "no" in row[3]} == {
+        "| new budgets over the best other (LitServe, 2 workers), requests/s": "1.70",
+        "| 3 times capacity: p99 of those accepted over the unloaded p99": "4.50",
+    }
+    assert len(rows) == 11
+    assert "| 0, 0, 3 |" in page
