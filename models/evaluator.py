@@ -1,8 +1,9 @@
 """The evaluator's accuracy models: features of an architecture to its top-1 accuracy, and their ONNX twins.
 
-Both predict y = -log(1 - accuracy): an error of .1 points matters more at 99 % than at 60 %, and y is close to normal.
-What is fitted lives in `trainer/train_evaluator.py`; here are the formulas, in numpy and as ONNX graphs that the
-service runs. Axis letters: N = architectures asked, M = architectures trained on, F = features.
+Both predict y = -log(ceiling - accuracy): an error of .1 points matters more close to the ceiling than far below it,
+and y is close to normal. The ceiling is 1, or learned from records that crowd under a lower one. What is fitted lives
+in `trainer/train_evaluator.py`; here are the formulas, in numpy and as ONNX graphs that the service runs. Axis letters:
+N = architectures asked, M = architectures trained on, F = features, P = coordinates of an embedding.
 """
 
 from collections.abc import Sequence
@@ -34,12 +35,15 @@ class GaussianProcess:
 
         k(x, z) = s * exp(-|(x - z) / l|^2 / 2) + (w x) . z + ((v x) . z)^2        y(x) = m + scale * k(x, X) a
 
-    The square is left out where v is None; of one-hot features it is what pairs of options add.
+    The square is left out where v is None; of one-hot features it is what pairs of options add. Where there is an
+    embedding P, (x - z) P / l takes the place of (x - z) / l: options that P puts close to each other are alike.
 
     Attributes:
         inputs_MF: training features.
         shift_F, spread_F: features are (x - shift) / spread before the kernel sees them.
         lengthscale_F, linear_F, quadratic_F, outputscale: l, w, v, s.
+        embedding_FP: P, or None.
+        ceiling: accuracy that y reaches only at infinity.
         weights_M: a = (K + noise I)^-1 y.
         mean, scale: of y before standardising.
         noise: variance of a measurement, in standardised y.
@@ -57,9 +61,11 @@ class GaussianProcess:
     scale: float
     noise: float = 0.05
     quadratic_F: Floats | None = None
+    embedding_FP: Floats | None = None
+    ceiling: float = 1.0
 
     def deviation(self, features_NF: Floats) -> Floats:
-        """Posterior standard deviation of y = -log(1 - accuracy), measurement noise left out; shape [N].
+        """Posterior standard deviation of y, measurement noise left out; shape [N].
 
         var(x) = k(x, x) - k(x, X) (K + noise I)^-1 k(X, x)
         """
@@ -81,6 +87,7 @@ class GaussianProcess:
             self.linear_F,
             self.outputscale,
             self.quadratic_F,
+            self.embedding_FP,
         )
 
     def __call__(self, features_NF: Floats) -> Floats:
@@ -92,14 +99,14 @@ class GaussianProcess:
         quadratic_FF = self._quadratic_weights()
         if quadratic_FF is not None:
             y_N = y_N + np.sum(standardised_NF @ quadratic_FF * standardised_NF, axis=1)
-        return _accuracy(self.mean + self.scale * y_N)
+        return _accuracy(self.mean + self.scale * y_N, self.ceiling)
 
     def to_onnx(self) -> bytes:
         graph = GraphBuilder()
         z_MF = self._scaled(self.inputs_MF)
         x = graph.node("Sub", "features", graph.constant(self.shift_F))
         standardised = graph.node("Div", x, graph.constant(self.spread_F))
-        scaled = graph.node("Div", standardised, graph.constant(self.lengthscale_F))
+        scaled = self._embedded(graph, graph.node("Div", standardised, graph.constant(self.lengthscale_F)))
         cross = graph.node("MatMul", scaled, graph.node("Transpose", self._scaled_inputs(graph), perm=[1, 0]))
         norm = graph.node("ReduceSum", graph.node("Mul", scaled, scaled), graph.constant(np.array([1])), keepdims=1)
         squared = graph.node("Sub", norm, graph.node("Mul", cross, graph.constant(np.array(2.0))))
@@ -115,10 +122,13 @@ class GaussianProcess:
             pairs = graph.node("Mul", weighed, standardised)
             y = graph.node("Add", y, graph.node("ReduceSum", pairs, graph.constant(np.array([1])), keepdims=0))
         y = graph.node("Add", y, graph.constant(np.array(self.mean + self.scale * self.constant)))
-        return _finish(graph, y, len(self.shift_F))
+        return _finish(graph, y, len(self.shift_F), self.ceiling)
 
     def _scaled(self, features: Floats) -> Floats:
-        return (features - self.shift_F) / self.spread_F / self.lengthscale_F
+        return _scale((features - self.shift_F) / self.spread_F, self.lengthscale_F, self.embedding_FP)
+
+    def _embedded(self, graph: GraphBuilder, scaled: str) -> str:
+        return scaled if self.embedding_FP is None else graph.node("MatMul", scaled, graph.constant(self.embedding_FP))
 
     def _linear_weights(self) -> Floats:
         standardised_MF = (self.inputs_MF - self.shift_F) / self.spread_F
@@ -145,14 +155,15 @@ class GaussianProcess:
         )
         inputs = graph.node("Concat", small, graph.constant(self.inputs_MF[:, first_real:]), axis=1)
         shifted = graph.node("Sub", inputs, graph.constant(self.shift_F))
-        return graph.node("Div", shifted, graph.constant(self.spread_F * self.lengthscale_F))
+        return self._embedded(graph, graph.node("Div", shifted, graph.constant(self.spread_F * self.lengthscale_F)))
 
 
 def kernel(
-    x_NF: Floats, z_MF: Floats, lengthscale_F: Floats, linear_F: Floats, outputscale: float, quadratic_F: Floats | None
-) -> Floats:
+    x_NF: Floats, z_MF: Floats, lengthscale_F: Floats, linear_F: Floats, outputscale: float,
+    quadratic_F: Floats | None = None, embedding_FP: Floats | None = None,
+) -> Floats:  # fmt: skip
     """k of standardised features, shape [N, M]."""
-    scaled_NF, scaled_MF = x_NF / lengthscale_F, z_MF / lengthscale_F
+    scaled_NF, scaled_MF = (_scale(x, lengthscale_F, embedding_FP) for x in (x_NF, z_MF))
     squared_NM = (
         np.sum(scaled_NF**2, axis=1)[:, np.newaxis] + np.sum(scaled_MF**2, axis=1) - 2 * scaled_NF @ scaled_MF.T
     )
@@ -160,6 +171,11 @@ def kernel(
     if quadratic_F is not None:
         covariance_NM += ((x_NF * quadratic_F) @ z_MF.T) ** 2
     return np.asarray(covariance_NM)
+
+
+def _scale(x_NF: Floats, lengthscale_F: Floats, embedding_FP: Floats | None) -> Floats:
+    scaled_NF = x_NF / lengthscale_F
+    return scaled_NF if embedding_FP is None else scaled_NF @ embedding_FP
 
 
 @dataclass(frozen=True)
@@ -207,15 +223,15 @@ class MlpEnsemble:
         return _finish(graph, y, len(self.shift_F))
 
 
-def to_log_error(accuracy: Floats) -> Floats:
-    """y = -log(1 - accuracy); accuracy 1 is held a hair below, where y would be infinite."""
-    log_error: Floats = -np.log1p(-np.minimum(accuracy, 1 - 1e-6))
+def to_log_error(accuracy: Floats, ceiling: float = 1.0) -> Floats:
+    """y = -log(ceiling - accuracy); the ceiling itself is held a hair below, where y would be infinite."""
+    log_error: Floats = -np.log1p(ceiling - 1 - np.minimum(accuracy, ceiling - 1e-6))
     return log_error
 
 
-def _accuracy(y: Floats) -> Floats:
+def _accuracy(y: Floats, ceiling: float = 1.0) -> Floats:
     """Undo `to_log_error`; a wild extrapolation stays a probability."""
-    accuracy: Floats = np.clip(-np.expm1(-y), 0.0, 1.0)
+    accuracy: Floats = np.clip(ceiling - 1 - np.expm1(-y), 0.0, 1.0)
     return accuracy
 
 
@@ -224,10 +240,10 @@ def _stored_small(graph: GraphBuilder, weights: Floats) -> str:
     return graph.node("Cast", graph.constant(weights.astype(np.float32)), to=TensorProto.DOUBLE)
 
 
-def _finish(graph: GraphBuilder, y: str, num_features: int) -> bytes:
-    """Close a graph with accuracy = clip(1 - exp(-y), 0, 1)."""
+def _finish(graph: GraphBuilder, y: str, num_features: int, ceiling: float = 1.0) -> bytes:
+    """Close a graph with accuracy = clip(ceiling - exp(-y), 0, 1)."""
     gap = graph.node("Exp", graph.node("Neg", y))
-    accuracy = graph.node("Sub", graph.constant(np.array(1.0)), gap)
+    accuracy = graph.node("Sub", graph.constant(np.array(ceiling)), gap)
     graph.node("Clip", accuracy, graph.constant(np.array(0.0)), graph.constant(np.array(1.0)), output="accuracy")
     inputs = [helper.make_tensor_value_info("features", TensorProto.DOUBLE, ["N", num_features])]
     outputs = [helper.make_tensor_value_info("accuracy", TensorProto.DOUBLE, ["N"])]

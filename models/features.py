@@ -3,6 +3,7 @@ and in serving; device-independent, so that a new device keeps the evaluator.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,22 @@ from models.search_space import SearchSpace, Tokens
 Floats = NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Ties:
+    """What an evaluator of few records should treat alike, per feature of a space without layers.
+
+    Attributes:
+        groups_F: the decision, the kind of count or the depth that a feature belongs to, numbered from 0.
+        options_F: which option a feature stands for: the same number for an option of that name of any decision that
+            chooses from the same list. -1 for counts and depths.
+        places_F: the place of that option in its list.
+    """
+
+    groups_F: NDArray[np.int64]
+    options_F: NDArray[np.int64]
+    places_F: NDArray[np.int64]
+
+
 class ArchitectureFeatures:
     """Features of canonical tokens: one-hot tokens (an inactive decision is all zeros), depth per part and in all,
     and what stands for size: natural logs of MACs and of parameters where the space has layers to count them by,
@@ -21,8 +38,7 @@ class ArchitectureFeatures:
     Columns that are the same for every architecture of the space (a decision with one option) are left out.
 
     Attributes:
-        groups_F: the decision, the kind of count or the depth that each feature belongs to, numbered from 0: what an
-            evaluator of few records should not tell apart. None where the space has layers.
+        ties: None where the space has layers.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -35,12 +51,9 @@ class ArchitectureFeatures:
         self._starts = np.concatenate([[0], np.cumsum(widths)[:-1]]).astype(np.int64)
         self._num_one_hot = int(widths.sum())
         self._sizes = (macs_cost(space), params_cost(space)) if space.has_layers else ()
-        self._counted = [] if space.has_layers else _alike(space, self._informative)
-        self.groups_F = None
-        if not space.has_layers:
-            num_depths = space.depth_features(np.zeros((1, len(space.decisions)), dtype=np.int64)).shape[1]
-            lengths = [*widths, *(tables[0].shape[1] for _, tables in self._counted), *[1] * num_depths]
-            self.groups_F = np.repeat(np.arange(len(lengths)), lengths)
+        alike = [] if space.has_layers else _alike(space, self._informative)
+        self._counted = [(members, tables) for members, tables in alike if len(members) > 1]
+        self.ties = None if space.has_layers else self._ties(alike)
 
     def __call__(self, tokens_BD: Tokens) -> Floats:
         """Features of each architecture, shape [B, F], float64."""
@@ -57,6 +70,20 @@ class ArchitectureFeatures:
         depths = self._space.depth_features(tokens_BD)
         log_sizes = [np.log(size(tokens_BD))[:, np.newaxis] for size in self._sizes]
         return np.concatenate([one_hot[:, :-1], *counts, depths, *log_sizes], axis=1)
+
+    def _ties(self, alike: Sequence[tuple[list[int], list[Floats]]]) -> Ties:
+        num_depths = self._space.depth_features(np.zeros((1, len(self._space.decisions)), dtype=np.int64)).shape[1]
+        num_counts = [tables[0].shape[1] for _, tables in self._counted]
+        lengths = [*self._space.num_options_D[self._informative], *num_counts, *[1] * num_depths]
+        options_F, places_F = np.full((2, sum(lengths)), -1)
+        first = 0
+        for members, tables in alike:
+            for index, table in zip(members, tables, strict=True):
+                start = self._starts[self._informative.index(index)]
+                places = table[:-1].argmax(axis=1)
+                places_F[start : start + len(places)], options_F[start : start + len(places)] = places, first + places
+            first += tables[0].shape[1]
+        return Ties(np.repeat(np.arange(len(lengths)), lengths), options_F, places_F)
 
 
 def _alike(space: SearchSpace, indices: Sequence[int]) -> list[tuple[list[int], list[Floats]]]:
@@ -83,6 +110,5 @@ def _alike(space: SearchSpace, indices: Sequence[int]) -> list[tuple[list[int], 
         for i, table in zip(members, tables, strict=True):
             for row, option in enumerate(space.decisions[i].options):
                 table[row, names.index(str(option))] = 1.0
-        if len(members) > 1:
-            found.append((members, tables))
+        found.append((members, tables))
     return found

@@ -45,7 +45,11 @@ def validate(
             typer.echo(line)
         for problem in report.problems:
             typer.echo(problem, err=True)
-        verdict = f"{len(report.problems)} problems" if report.problems else "nothing is wrong"
+        verdict = (
+            f"{len(report.problems)} problem{'s' * (len(report.problems) > 1)}"
+            if report.problems
+            else "nothing is wrong"
+        )
         typer.echo(verdict, err=bool(report.problems))
     if report.problems:
         raise typer.Exit(1)

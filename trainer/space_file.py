@@ -81,11 +81,12 @@ def parse_space(text: str, where: str = "space.yaml") -> TableSpace:
     _check_activity(decisions, where)
     for column, value in _mapping(document.get("costs", {}), f"{where}: costs", COST_KEYS).items():
         _add_cost(costs, "", column, value, f"{where}: costs")
+    forbidden = _forbidden(document.get("forbidden", []), decisions, where)
+    metric = _metric(document.get("metric"), where)
     try:
         space = TableSpace(
-            name, decisions, forbidden=_forbidden(document.get("forbidden", []), decisions, where),
-            separator=document.get("separator", SEPARATOR), columns=columns, labels=labels, option_costs=costs,
-            metric=_metric(document.get("metric"), where),
+            name, decisions, forbidden=forbidden, separator=document.get("separator", SEPARATOR), columns=columns,
+            labels=labels, option_costs=costs, metric=metric,
         )  # fmt: skip
     except SearchSpaceError as exc:
         raise SearchSpaceError(f"{where}: {exc}") from None
@@ -114,7 +115,7 @@ def _decisions(raw: Any, where: str) -> list[tuple[str, Any]]:
 def _decision(
     raw: Any, where: str, name: str, labels: dict[str, str], costs: dict[str, dict[str, float]], columns: dict[str, str]
 ) -> Decision:
-    if isinstance(raw, list):
+    if not isinstance(raw, dict):
         raw = {"options": raw}
     raw = _mapping(raw, where, DECISION_KEYS)
     options = raw.get("options")

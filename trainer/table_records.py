@@ -79,6 +79,10 @@ def read_table(path: Path, space: TableSpace, *, needs_accuracy: bool = True) ->
     if twice:
         reading.problems = [f"{path.name}: has the column {twice[0]!r} twice; drop or rename one"]
         return reading
+    if len(frame.columns) == 1 and any(mark in frame.columns[0] for mark in ";\t"):
+        mark = "semicolons" if ";" in frame.columns[0] else "tabs"
+        reading.problems = [f"{path.name}: its columns are separated by {mark}; separate them by commas"]
+        return reading
     tokens_ND = _tokens(frame, space, problems)
     reading.metric = space.metric
     if needs_accuracy:

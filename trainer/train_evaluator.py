@@ -1,7 +1,9 @@
 """Fit the accuracy model on records, and say how good it is on records it never saw.
 
 A Gaussian process up to `gp_max_records` (gpytorch, exact), an ensemble of MLPs above (scikit-learn). The interval is
-split-conformal on y = -log(1 - accuracy): half of the held-out records set its width, the other half tests it.
+split-conformal on -log(1 - accuracy): half of the held-out records set its width, the other half tests it.
+
+Axis letters beside those of `models/evaluator.py`: G = groups of features, O = options that differ, C = coordinates.
 """
 
 import math
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from models.errors import TrainingError
 from models.evaluator import AccuracyModel, GaussianProcess, MlpEnsemble, to_log_error
 from models.evaluator import kernel as covariance_of
-from models.features import ArchitectureFeatures
+from models.features import ArchitectureFeatures, Ties
 from models.pareto import kendall_tau
 from models.search_space import SearchSpace, Tokens
 from trainer.config import EvaluatorConfig
@@ -25,9 +27,11 @@ from trainer.records import Records
 Floats = NDArray[np.float64]
 _BATCH = 200
 """Records per step of an MLP."""
+MAX_COORDINATES = 16
+"""Of an option's embedding; options of a longer list start at random places instead of equally far apart."""
 
 _Extend = Callable[[Floats, Floats], AccuracyModel]
-"""Features and y of more records -> the fitted model with those let in."""
+"""Features and accuracy of more records -> the fitted model with those let in."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +84,14 @@ def train_evaluator(
     num_held_out = max(2, round(config.held_out_fraction * len(records)))
     held_out, fitted_on = order[:num_held_out], order[num_held_out:]
     is_gaussian = len(records) <= config.gp_max_records
-    x_MF, y_M = features_NF[fitted_on], y_N[fitted_on]
+    x_MF, accuracy_M = features_NF[fitted_on], accuracy_N[fitted_on]
     model: AccuracyModel
     if is_gaussian:
-        model, extend = fit_gaussian_process(x_MF, y_M, config, seed, progress, features.groups_F)
+        model, extend = fit_gaussian_process(
+            x_MF, accuracy_M, config, seed, progress, features.ties, float(accuracy_N.max())
+        )
     else:
-        model, extend = _fit_mlp_ensemble(x_MF, y_M, config, seed, progress)
+        model, extend = _fit_mlp_ensemble(x_MF, accuracy_M, config, seed, progress)
     predicted = model(features_NF[held_out])
     half = num_held_out // 2
     residual_y = np.abs(to_log_error(predicted) - y_N[held_out])
@@ -105,7 +111,9 @@ def train_evaluator(
         "interval_coverage_asked": config.interval_coverage,
         "interval_coverage_seen": float(np.mean(residual_y[half:] <= half_width)),
     }
-    return FittedEvaluator(extend(features_NF, y_N), features, config.interval_coverage, half_width, _finite(metrics))
+    return FittedEvaluator(
+        extend(features_NF, accuracy_N), features, config.interval_coverage, half_width, _finite(metrics)
+    )
 
 
 def _conformal_quantile(residuals: Floats, coverage: float) -> float:
@@ -126,24 +134,28 @@ def _finite(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def fit_gaussian_process(
-    features_MF: Floats, y_M: Floats, config: EvaluatorConfig, seed: int, progress: Progress,
-    groups_F: NDArray[np.int64] | None = None,
+    features_MF: Floats, accuracy_M: Floats, config: EvaluatorConfig, seed: int, progress: Progress,
+    ties: Ties | None = None, highest: float | None = None,
 ) -> tuple[GaussianProcess, _Extend]:  # fmt: skip
     """Choose the kernel by marginal likelihood; the closure conditions it on any records.
 
     Args:
-        groups_F: features of one group share their lengthscale and weights, and the kernel has a quadratic part: a
-            decision's options are told apart by the data, not by the kernel. None = each feature for itself.
+        ties: features of one group share their weights, the kernel has a quadratic part, options have an embedding that
+            decisions with the same list share, and the ceiling of y is learned. None = each feature for itself, 1.
+        highest: no accuracy that will be let in is above this; None = the highest of these.
     """
     import gpytorch
     import linear_operator
     import torch
 
     shift_F, spread_F = _standardise(features_MF)
+    y_M = to_log_error(accuracy_M)
     mean, scale = float(y_M.mean()), float(y_M.std()) or 1.0
     subset = np.random.default_rng(seed).permutation(len(y_M))[: config.gp_hyperparameter_records]
     x = torch.from_numpy((features_MF[subset] - shift_F) / spread_F)
     y = torch.from_numpy((y_M[subset] - mean) / scale)
+    accuracy = torch.from_numpy(accuracy_M[subset])
+    highest = float(accuracy_M.max()) if highest is None else highest
     num_features = x.shape[1]
 
     class Kernel(gpytorch.models.ExactGP):  # type: ignore[misc]
@@ -152,26 +164,53 @@ def fit_gaussian_process(
             self.constant_mean = gpytorch.means.ConstantMean()
             self.rbf = gpytorch.kernels.ScaleKernel(gpytorch.kernels.RBFKernel(ard_num_dims=num_features))
             self.rbf.base_kernel.lengthscale = math.sqrt(num_features)
-            self.raw_linear_F = torch.nn.Parameter(torch.full((num_features,), -4.0))
-            if groups_F is not None:
-                num_groups = int(groups_F.max()) + 1
-                self.rbf.base_kernel.lengthscale = math.sqrt(2 * num_groups)
-                torch.nn.init.constant_(self.raw_linear_F, -2.0)
-                self.raw_quadratic_F = torch.nn.Parameter(torch.full((num_features,), -3.0))
-                # Alike at the start and moved alike: Adam keeps the features of a group equal.
-                same_FF = torch.from_numpy(groups_F[:, np.newaxis] == groups_F).double()
-                for tied in (self.rbf.base_kernel.raw_lengthscale, self.raw_linear_F, self.raw_quadratic_F):
-                    tied.register_hook(lambda gradient: gradient @ same_FF)
+            self.raw_linear = torch.nn.Parameter(torch.full((num_features,), -4.0))
+            if ties is not None:
+                self.groups_F = torch.from_numpy(ties.groups_F)
+                num_groups = int(ties.groups_F.max()) + 1
+                # The embedding has the lengths.
+                self.rbf = gpytorch.kernels.ScaleKernel(gpytorch.kernels.RBFKernel())
+                self.rbf.base_kernel.lengthscale = 1.0
+                self.rbf.base_kernel.raw_lengthscale.requires_grad_(False)
+                self.options_OC = torch.nn.Parameter(_embedding(ties))
+                self.weight_G = torch.nn.Parameter(torch.ones(num_groups))
+                self.raw_linear = torch.nn.Parameter(torch.full((num_groups,), -2.0))
+                self.raw_quadratic = torch.nn.Parameter(torch.full((num_groups,), -3.0))
+                self.log_gap = torch.nn.Parameter(torch.tensor(0.0))
 
         def linear_F(self) -> Any:  # noqa: N802
-            return torch.nn.functional.softplus(self.raw_linear_F)
+            linear = torch.nn.functional.softplus(self.raw_linear)
+            return linear if ties is None else linear[self.groups_F]
 
         def quadratic_F(self) -> Any:  # noqa: N802
-            return torch.nn.functional.softplus(self.raw_quadratic_F)
+            return torch.nn.functional.softplus(self.raw_quadratic)[self.groups_F]
+
+        def embedding_FP(self) -> Any:  # noqa: N802
+            """Each decision's options in coordinates of its own, shape [F, G * C]."""
+            assert ties is not None
+            option_FC = self.options_OC[ties.options_F] * self.weight_G[self.groups_F][:, None]
+            option_FC = option_FC * torch.from_numpy(ties.options_F >= 0)[:, None]
+            of_group_FG = torch.nn.functional.one_hot(self.groups_F)
+            return (of_group_FG[:, :, None] * option_FC[:, None, :]).flatten(1)
+
+        def targets(self) -> tuple[Any, Any]:
+            """Standardised y, and what its logarithmic density gains by the ceiling, per record."""
+            if ties is None:
+                return y, 0.0
+            warped = -torch.log(highest + self.gap() - accuracy)
+            scale = warped.std(correction=0)
+            return (warped - warped.mean()) / scale, warped.mean() - torch.log(scale)
+
+        def gap(self) -> Any:
+            """From the highest accuracy to the ceiling."""
+            return accuracy.std() * torch.exp(self.log_gap)
 
         def forward(self, inputs: Any) -> Any:
-            covariance = self.rbf(inputs).to_dense() + (inputs * self.linear_F()) @ inputs.T
-            if groups_F is not None:
+            if ties is None:
+                covariance = self.rbf(inputs).to_dense() + (inputs * self.linear_F()) @ inputs.T
+            else:
+                covariance = self.rbf(inputs @ self.embedding_FP()).to_dense()
+                covariance = covariance + (inputs * self.linear_F()) @ inputs.T
                 covariance = covariance + ((inputs * self.quadratic_F()) @ inputs.T) ** 2
             # Lazily: a dense matrix would be factorised here, before the noise makes it positive definite.
             lazy = linear_operator.to_linear_operator(covariance)
@@ -186,43 +225,68 @@ def fit_gaussian_process(
     with gpytorch.settings.fast_computations(False, False, False), progress.stage("evaluator", config.gp_steps) as bar:
         for _ in range(config.gp_steps):
             optimizer.zero_grad()
-            loss = -objective(kernel(x), y)
+            targets, gain = kernel.targets()
+            loss = -objective(kernel(x), targets) - gain
             loss.backward()
             optimizer.step()
             bar.step(note=f"-log likelihood {loss.item():.3f}")
+    ceiling = 1.0
+    if ties is not None:
+        ceiling = highest + float(kernel.gap().item())
+        y_M = to_log_error(accuracy_M, ceiling)
+        mean, scale = float(y_M.mean()), float(y_M.std())
     hyperparameters = {
         "shift_F": shift_F,
         "spread_F": spread_F,
-        "lengthscale_F": kernel.rbf.base_kernel.lengthscale.detach().numpy()[0],
+        "lengthscale_F": np.broadcast_to(kernel.rbf.base_kernel.lengthscale.detach().numpy()[0], num_features),
         "linear_F": kernel.linear_F().detach().numpy(),
         "outputscale": float(kernel.rbf.outputscale.item()),
         "constant": float(kernel.constant_mean.constant.item()),
         "mean": mean,
         "scale": scale,
         "noise": float(likelihood.noise.item()),
-        "quadratic_F": None if groups_F is None else kernel.quadratic_F().detach().numpy(),
+        "quadratic_F": None if ties is None else kernel.quadratic_F().detach().numpy(),
+        "embedding_FP": None if ties is None else kernel.embedding_FP().detach().numpy(),
     }
     noise = hyperparameters["noise"]
-    of_kernel = {k: hyperparameters[k] for k in ("lengthscale_F", "linear_F", "outputscale", "quadratic_F")}
+    of_kernel = {
+        k: hyperparameters[k] for k in ("lengthscale_F", "linear_F", "outputscale", "quadratic_F", "embedding_FP")
+    }
 
-    def condition(features: Floats, targets: Floats) -> GaussianProcess:
+    def condition(features: Floats, accuracy: Floats) -> GaussianProcess:
         z = (features - shift_F) / spread_F
         covariance = covariance_of(z, z, **of_kernel)
         covariance[np.diag_indices_from(covariance)] += noise
-        residual = (targets - mean) / scale - hyperparameters["constant"]
-        return GaussianProcess(inputs_MF=features, weights_M=np.linalg.solve(covariance, residual), **hyperparameters)
+        residual = (to_log_error(accuracy, ceiling) - mean) / scale - hyperparameters["constant"]
+        weights_M = np.linalg.solve(covariance, residual)
+        return GaussianProcess(inputs_MF=features, weights_M=weights_M, ceiling=ceiling, **hyperparameters)
 
-    return condition(features_MF, y_M), condition
+    return condition(features_MF, accuracy_M), condition
+
+
+def _embedding(ties: Ties) -> Any:
+    """Where options start: all of a list equally far from each other, shape [O, C]; the nearer, the more decisions."""
+    import torch
+
+    is_option_F = ties.options_F >= 0
+    num_decisions = len(np.unique(ties.groups_F[is_option_F]))
+    place_O = np.zeros(ties.options_F.max(initial=0) + 1, dtype=np.int64)
+    place_O[ties.options_F[is_option_F]] = ties.places_F[is_option_F]
+    apart_O = torch.nn.functional.one_hot(torch.from_numpy(place_O)).double()
+    if apart_O.shape[1] > MAX_COORDINATES:
+        apart_O = torch.randn(len(place_O), MAX_COORDINATES).double() / math.sqrt(MAX_COORDINATES)
+    return apart_O * math.sqrt(0.8 / num_decisions)
 
 
 def _fit_mlp_ensemble(
-    features_MF: Floats, y_M: Floats, config: EvaluatorConfig, seed: int, progress: Progress
+    features_MF: Floats, accuracy_M: Floats, config: EvaluatorConfig, seed: int, progress: Progress
 ) -> tuple[AccuracyModel, _Extend]:
     """scikit-learn's MLPs from different starts; letting more records in means fitting again."""
     from sklearn.neural_network import MLPRegressor
     from threadpoolctl import threadpool_limits
 
-    def fit(features: Floats, targets: Floats) -> MlpEnsemble:
+    def fit(features: Floats, accuracy: Floats) -> MlpEnsemble:
+        targets = to_log_error(accuracy)
         shift_F, spread_F = _standardise(features)
         mean, scale = float(targets.mean()), float(targets.std()) or 1.0
         x, y = (features - shift_F) / spread_F, (targets - mean) / scale
@@ -245,7 +309,7 @@ def _fit_mlp_ensemble(
                 bar.step()
         return MlpEnsemble(networks, shift_F, spread_F, mean, scale)
 
-    return fit(features_MF, y_M), fit
+    return fit(features_MF, accuracy_M), fit
 
 
 def _standardise(features_MF: Floats) -> tuple[Floats, Floats]:

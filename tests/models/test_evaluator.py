@@ -25,6 +25,10 @@ def _with_pairs(rng: np.random.Generator) -> GaussianProcess:
     return replace(_gaussian_process(rng), quadratic_F=rng.uniform(0, 0.1, 9))
 
 
+def _with_embedding(rng: np.random.Generator) -> GaussianProcess:
+    return replace(_with_pairs(rng), embedding_FP=rng.normal(size=(9, 4)) * 0.3, ceiling=0.9)
+
+
 def _mlp_ensemble(rng: np.random.Generator) -> MlpEnsemble:
     shapes = [(9, 8), (8, 4), (4, 1)]
     networks = [
@@ -34,7 +38,7 @@ def _mlp_ensemble(rng: np.random.Generator) -> MlpEnsemble:
     return MlpEnsemble(networks, rng.normal(size=9), rng.uniform(0.5, 2, 9), 1.4, 0.05)
 
 
-@pytest.mark.parametrize("make", [_gaussian_process, _with_pairs, _mlp_ensemble])
+@pytest.mark.parametrize("make", [_gaussian_process, _with_pairs, _with_embedding, _mlp_ensemble])
 def test_onnx_computes_what_numpy_does(make: object) -> None:
     rng = np.random.default_rng(0)
     model: AccuracyModel = make(rng)  # type: ignore[operator]
@@ -44,21 +48,22 @@ def test_onnx_computes_what_numpy_does(make: object) -> None:
         np.testing.assert_allclose(session.run(None, {"features": features})[0], model(features), atol=1e-12)
 
 
-@pytest.mark.parametrize("make", [_gaussian_process, _with_pairs])
+@pytest.mark.parametrize("make", [_gaussian_process, _with_pairs, _with_embedding])
 def test_the_gaussian_process_equals_its_kernel_written_out(
     make: Callable[[np.random.Generator], GaussianProcess],
 ) -> None:
     rng = np.random.default_rng(1)
     gp = make(rng)
     v = np.zeros(9) if gp.quadratic_F is None else gp.quadratic_F
+    embedding = np.eye(9) if gp.embedding_FP is None else gp.embedding_FP
     features = rng.normal(size=(5, 9))
     expected = []
     for x in (features - gp.shift_F) / gp.spread_F:
         y = gp.constant
         for z, weight in zip((gp.inputs_MF - gp.shift_F) / gp.spread_F, gp.weights_M, strict=True):
-            rbf = gp.outputscale * np.exp(-0.5 * np.sum(((x - z) / gp.lengthscale_F) ** 2))
+            rbf = gp.outputscale * np.exp(-0.5 * np.sum(((x - z) / gp.lengthscale_F @ embedding) ** 2))
             y += weight * (rbf + np.sum(gp.linear_F * x * z) + np.sum(v * x * z) ** 2)
-        expected.append(1 - np.exp(-(gp.mean + gp.scale * y)))
+        expected.append(gp.ceiling - np.exp(-(gp.mean + gp.scale * y)))
     np.testing.assert_allclose(gp(features), expected, atol=1e-12)
 
 
@@ -66,6 +71,7 @@ def test_log_error_undoes_itself_and_survives_perfection() -> None:
     accuracy = np.array([0.01, 0.5, 0.76, 0.999])
     np.testing.assert_allclose(1 - np.exp(-to_log_error(accuracy)), accuracy, atol=1e-12)
     assert np.isfinite(to_log_error(np.array([1.0])))[0]
+    np.testing.assert_allclose(0.8 - np.exp(-to_log_error(accuracy[:3], 0.8)), accuracy[:3], atol=1e-12)
 
 
 def test_features_tell_architectures_apart_and_know_what_is_inactive() -> None:
@@ -93,6 +99,10 @@ def test_alike_decisions_are_counted_together_and_each_decision_is_a_group() -> 
     tokens_ND = np.stack([space.decode("a:x:x:z"), space.decode("b:y::y")])
     counts = features(tokens_ND)[:, 10:13]
     assert counts.tolist() == [[2, 0, 1], [0, 2, 0]]  # of x, y, z; the sleeping op2 counts for nothing
-    assert features.groups_F is not None
-    assert features.groups_F.tolist()[:13] == [0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 4, 4, 4]
-    assert len(features.groups_F) == features(tokens_ND).shape[1]
+    ties = features.ties
+    assert ties is not None
+    assert ties.groups_F.tolist()[:13] == [0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 4, 4, 4]
+    assert len(ties.groups_F) == len(ties.options_F) == features(tokens_ND).shape[1]
+    assert ties.options_F.tolist()[:10] == [0, 1, 2, 3, 4, 2, 3, 4, 3, 4], "op3's y and z are those of op1"
+    assert ties.places_F.tolist()[:10] == [0, 1, 0, 1, 2, 0, 1, 2, 1, 2]
+    assert set(ties.options_F[10:]) == {-1}

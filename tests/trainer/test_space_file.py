@@ -40,6 +40,10 @@ D = "name: s\ndecisions: {a: [x, y], b: [u, v]}\n"
         ("name: s\ndecisions:\n  a: [x]\n  a: [y]", "line 4: 'a' is listed twice"),
         ("name: s\ndecisions: {a: {options: {x: {latency_ms: 1}, y: }}}", "latency_ms is given for some options but not for a=y"),  # noqa: E501
         ("name: s\ndecisions: {a: []}", "options must be a list"),
+        ("name: s\ndecisions: {a: x}", "a: options must be a list"),
+        ("name: s\ndecisions: {a: }", "a: options must be a list"),
+        ("name: s\ndecisions: {a: {options: [x, y], active_if: {a: x}}}", "a -> a; break it"),
+        ("name: s\ndecisions: {a: {options: [x, y], activeif: {b: u}}}", "unknown key 'activeif' (did you mean 'active_if'?)"),  # noqa: E501
         ("name: s\ndecisions: [", "line 2: not valid YAML"),
         ("name: nas-bench-macro\ndecisions: {a: [x]}", "ships with pnag"),
         ("name: s|t\ndecisions: {a: [x]}", "must not hold |"),
@@ -60,6 +64,7 @@ D = "name: s\ndecisions: {a: [x, y], b: [u, v]}\n"
         (D + "forbidden: [{c: z}]", "no decision 'c'"),
         (D + "forbidden: {a: x}", "forbidden must be a list"),
         (D + "forbidden: [{}]", "empty rule"),
+        (D + "metric: {column: e, unti: mm}", "unknown key 'unti' (did you mean 'unit'?)"),
         (D + "metric: {column: e, goal: lower}", "choose from maximise, minimise"),
         (D + "metric: {column: accuracy, goal: minimise}", "accuracy is to be maximised"),
         (D + "costs: {latency_ms: -1}", "expected a number, at least 0"),
@@ -70,6 +75,7 @@ def test_a_mistake_is_named(text: str, said: str) -> None:
     with pytest.raises(SearchSpaceError) as caught:
         parse_space(text)
     assert said in str(caught.value)
+    assert str(caught.value).count("space.yaml") == 1, "the file is named once"
 
 
 def test_a_name_nobody_registered_gets_the_nearest() -> None:

@@ -56,6 +56,8 @@ def test_parquet_numbers_are_their_options(tmp_path: Path) -> None:
     ("text", "said"),
     [
         (HEADER, "has no rows"),
+        (HEADER.replace(",", ";") + "1;conv;x;.6;2\n", "r.csv: its columns are separated by semicolons"),
+        (HEADER.replace(",", "\t") + "1\tconv\tx\t.6\t2\n", "r.csv: its columns are separated by tabs"),
         (HEADER + "1,convv,x,.6,2\n", "row 1, b is 'convv' (did you mean 'conv'?); choose from conv, pool"),
         (HEADER + ROWS[0] + "1,,x,.6,2\n", "row 2, b is blank"),
         (HEADER + "0,conv,x,.6,2\n", "row 1, b is 'conv'; leave it blank, it counts only if a in ['1', 'no']"),

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from models.costs import GroupedCost
 from models.errors import RecordsError
-from models.evaluator import to_log_error
 from models.features import ArchitectureFeatures
 from models.pareto import hypervolume, kendall_tau
 from models.search_space import SearchSpace, Tokens
@@ -72,7 +71,7 @@ def compare_labelling(
                 known_ND, known_N = label_all(Labeller(space, cost, seed), strategy, max(sizes), measure)
                 for size in sizes:
                     model, _ = fit_gaussian_process(
-                        features(known_ND[:size]), to_log_error(known_N[:size]), EvaluatorConfig(), seed, SILENT
+                        features(known_ND[:size]), known_N[:size], EvaluatorConfig(), seed, SILENT
                     )
                     found[strategy][size].append(_score(model(features_NF), cost_N, truth_N, budgets_B))
                     bar.step(note=f"{strategy}, {size} records")

@@ -105,7 +105,7 @@ class Labeller:
         torch.manual_seed(self.seed)
         features = ArchitectureFeatures(self.space)
         model, _ = fit_gaussian_process(
-            features(known_ND), to_log_error(accuracy_N), EvaluatorConfig(), self.seed, SILENT, features.groups_F
+            features(known_ND), accuracy_N, EvaluatorConfig(), self.seed, SILENT, features.ties
         )
         candidates = {kappa: self._candidates(model, features, kappa, rng) for kappa in KAPPAS}
         _, mean_cost_N, mean_N = candidates[0.0]
@@ -126,14 +126,14 @@ class Labeller:
     def _candidates(
         self, model: GaussianProcess, features: ArchitectureFeatures, kappa: float, rng: np.random.Generator
     ) -> tuple[Tokens, Floats, Floats]:
-        """Architectures worth a look at some budget, with cost and mean + kappa * deviation of -log(1 - accuracy)."""
+        """Architectures worth a look at some budget, with cost and mean + kappa * deviation of y."""
 
         def optimism(tokens_ND: Tokens) -> Floats:
             blocks = []
             for start in range(0, len(tokens_ND), _BLOCK):
                 x_NF = features(tokens_ND[start : start + _BLOCK])
                 bonus = kappa * model.deviation(x_NF) if kappa else 0.0
-                blocks.append(to_log_error(model(x_NF)) + bonus)
+                blocks.append(to_log_error(model(x_NF), model.ceiling) + bonus)
             return np.concatenate(blocks)
 
         if self.space.num_architectures <= ENUMERABLE:

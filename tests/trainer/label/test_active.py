@@ -9,7 +9,6 @@ from typer.testing import CliRunner
 
 from models.costs import LayerCost
 from models.errors import RecordsError, TrainingError
-from models.evaluator import to_log_error
 from models.features import ArchitectureFeatures
 from models.spaces.registry import get_space
 from trainer.config import EvaluatorConfig
@@ -80,8 +79,8 @@ def test_a_small_space_is_proposed_whole_and_then_nothing() -> None:
 def test_the_gaussian_process_is_surest_where_it_was_told() -> None:
     features = ArchitectureFeatures(SPACE)
     tokens = SPACE.sample(60, np.random.default_rng(0))
-    x, y = features(tokens), to_log_error(_accuracy(tokens))
-    model, _ = fit_gaussian_process(x, y, EvaluatorConfig(gp_steps=20), 0, SILENT)
+    x = features(tokens)
+    model, _ = fit_gaussian_process(x, _accuracy(tokens), EvaluatorConfig(gp_steps=20), 0, SILENT)
     everywhere = features(SPACE.sample(300, np.random.default_rng(1)))
     assert model.deviation(x).mean() < model.deviation(everywhere).mean()
     # By the definition, one architecture at a time.
