@@ -75,6 +75,15 @@ class Answerer:
         content = self._memory.get(asked.key)
         return None if content is None else Reply(content, "memory")
 
+    def check_room(self, asked: Question) -> None:
+        """Refuse at once what would be refused anyway, before anything is done for it.
+
+        Raises:
+            OverloadedError: if the question would have to wait, and too many do.
+        """
+        if self._redis is None and asked.key not in self._asking:
+            asked.bundle.check_room()
+
     async def answer(self, asked: Question) -> Reply:
         """The best network for a question, as JSON.
 

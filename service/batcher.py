@@ -57,10 +57,7 @@ class Batcher(Generic[Question, Reply]):
         Raises:
             OverloadedError: at once, if too many wait already.
         """
-        if len(self._waiting) >= self._max_waiting:
-            self._drop_cancelled()
-            if len(self._waiting) >= self._max_waiting:
-                raise OverloadedError(f"{len(self._waiting)} budgets are waiting already")
+        self.check_room()
         job = _Job[Question, Reply](question, asyncio.get_running_loop().create_future())
         self._waiting.append(job)
         if self._num_workers < self._max_runs:
@@ -69,6 +66,17 @@ class Batcher(Generic[Question, Reply]):
             self._workers.add(worker)  # the loop itself holds tasks weakly
             worker.add_done_callback(self._workers.discard)
         return await job.reply
+
+    def check_room(self) -> None:
+        """Whether one more may wait.
+
+        Raises:
+            OverloadedError: if not.
+        """
+        if len(self._waiting) >= self._max_waiting:
+            self._drop_cancelled()
+            if len(self._waiting) >= self._max_waiting:
+                raise OverloadedError(f"{len(self._waiting)} budgets are waiting already")
 
     async def _work(self) -> None:
         """Lives while somebody waits, so that an idle batcher holds no task and is freed with its bundle."""

@@ -67,6 +67,7 @@ class HotPath:
         asked = self._answerer.understand(request)
         reply = self._answerer.remembered(asked)
         if reply is None:
+            self._answerer.check_room(asked)
             async with patience(receive, timeout_s):
                 reply = await self._answerer.find(asked)
         # Unless the bundles were replaced meanwhile. Long bodies are not kept: they could be many, and all different.

@@ -58,16 +58,25 @@ class LoadedBundle:
         """
         low_ms, high_ms = self.generator.range_ms
         self._budget_share.observe((query.budget_ms - low_ms) / max(high_ms - low_ms, 1e-9))
-        try:
-            result = await self._batcher.ask(query)
-        except OverloadedError:
-            self._shed.inc()
-            raise
+        self.check_room()
+        result = await self._batcher.ask(query)
         if isinstance(result, BudgetError):
             if isinstance(result, InfeasibleBudgetError):
                 self._infeasible.inc()
             raise result
         return result
+
+    def check_room(self) -> None:
+        """Whether one more budget may wait.
+
+        Raises:
+            OverloadedError: if not.
+        """
+        try:
+            self._batcher.check_room()
+        except OverloadedError:
+            self._shed.inc()
+            raise
 
     async def run(self, call: Callable[[], T]) -> T:
         """Any other question to the generator, on the same threads: requests must not fight over the cores."""

@@ -19,7 +19,7 @@ _TRACE_PARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2
 
 
 class RequestLog:
-    """Notes how requests ended. When busy, only a sample of them and every failure get a line."""
+    """Notes how requests ended. When busy, only a sample of them and every crash get a line."""
 
     def __init__(self, metrics: Metrics, *, lines_per_s: int) -> None:
         self._request_seconds = metrics.request_seconds
@@ -36,7 +36,7 @@ class RequestLog:
         if series is None:  # looking it up at the library takes as long as the rest
             series = self._series[labels] = self._request_seconds.labels(*labels)
         series.observe(now - start)
-        if now < self._second_ends and self._lines >= self._lines_per_s and status < 500:
+        if now < self._second_ends and self._lines >= self._lines_per_s and status != 500:
             self._left_out += 1
             return
         if now >= self._second_ends:

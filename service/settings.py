@@ -126,7 +126,7 @@ class Settings(BaseSettings):
     log_requests_per_s: int = Field(
         default=20,
         ge=0,
-        description="Request lines per second in the log; further ones are counted, failures always told.",
+        description="Request lines per second in the log; further ones are counted, crashes always told.",
     )
     tracing: bool = Field(
         default=False, description="Send OpenTelemetry traces (needs pnag[tracing]; OTEL_ variables say where to)."

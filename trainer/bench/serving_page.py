@@ -58,7 +58,8 @@ def _targets(serve: dict[str, Any], faults: dict[str, Any], soak: dict[str, Any]
     against = ratios[OURS, peer]
     memory_mb = max(c["largest_mb"] for name, c in serve["contenders"].items() if name.startswith("pnag"))
     failed = {name: faults[part]["failed"] for name, part in _FAULT_PARTS.items()}
-    busy, rss = faults["overload"], soak["rss_mb"]
+    busy, rss = faults["overload_in_haste"], soak["rss_mb"]
+    short = "3 times capacity, short queue"
     rows = [
         ("cached answers over a FastAPI hello world, requests/s", ">= 4", f"{fastapi:.2f}", fastapi >= 4),
         ("cached answers over a bare uvicorn hello, requests/s", ">= .9", f"{bare:.2f}", bare >= 0.9),
@@ -67,9 +68,9 @@ def _targets(serve: dict[str, Any], faults: dict[str, Any], soak: dict[str, Any]
         ("the same, p99", "<= 1", f"{against['p99_ms']:.2f}", against["p99_ms"] <= 1),
         ("resident MB of a worker", "<= 150", f"{memory_mb:.0f}", memory_mb <= 150),
         *((f"failed: {name}", "0", f"{count}", not count) for name, count in failed.items()),
-        ("3 times capacity: p99 of those accepted over the unloaded p99", "<= 3", f"{busy['p99_ratio']:.2f}",
+        (f"{short}: p99 of those accepted over the unloaded p99", "<= 3", f"{busy['p99_ratio']:.2f}",
          busy["p99_ratio"] <= 3),
-        ("3 times capacity: goodput, % of capacity", ">= 80", f"{100 * busy['goodput']:.0f}", busy["goodput"] >= 0.8),
+        (f"{short}: goodput, % of capacity", ">= 80", f"{100 * busy['goodput']:.0f}", busy["goodput"] >= 0.8),
         (f"{soak['seconds'] / 60:g} minutes of soak: MB, second and last quarter", "flat",
          f"{rss['second_quarter']:.1f}, {rss['last_quarter']:.1f}", soak["is_flat"]),
     ]  # fmt: skip

@@ -135,6 +135,7 @@ def test_the_page_holds_every_target_and_says_which_are_missed(tmp_path: Path) -
         "replicas_ended": {"sigterms": 8, "exit_codes": [0], **counts},
         "many_reloads": {"reloads": 1, "rss_mb_after": {"0": 1.0}},
         "overload": busy,
+        "overload_in_haste": busy,
     }
     rss = {"second_quarter": 100.0, "last_quarter": 101.0, "slope_per_hour": 1.0}
     soak = {"seconds": 600, "per_s": 40, "requests": 9, "p50_ms": 1.0, "p99_ms": 1.0, "reloads": 1, "failed_reloads": 0}
@@ -149,7 +150,7 @@ def test_the_page_holds_every_target_and_says_which_are_missed(tmp_path: Path) -
     rows = [line.split(" | ") for line in page.splitlines() if line.endswith(("| yes |", "| **no** |"))]
     assert {row[0]: row[2] for row in rows if "no" in row[3]} == {
         "| new budgets over the best other (LitServe, 2 workers), requests/s": "1.70",
-        "| 3 times capacity: p99 of those accepted over the unloaded p99": "4.50",
+        "| 3 times capacity, short queue: p99 of those accepted over the unloaded p99": "4.50",
     }
     assert len(rows) == 11
     assert "| 0, 0, 3 |" in page
