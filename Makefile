@@ -51,7 +51,7 @@ serve: $(VENV)/.serve.stamp $(VENV)/.project.stamp ## answer budgets on http://l
 	@PNAG_DEFAULT_BUNDLE="$${PNAG_DEFAULT_BUNDLE:-ofa-mobilenetv3-w1.0-imagenet}" exec "$(VENV)/bin/pnag" serve --port "$(PORT)"
 
 test: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## all tests but the slow ones (ARGS="-m slow" for those)
-	"$(PYTHON)" -m pytest $(ARGS)
+	"$(PYTHON)" -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 coverage: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## the tests again, with the branches they miss
 	"$(PYTHON)" -m pytest --cov --cov-branch --cov-report=term-missing:skip-covered $(ARGS)

@@ -51,6 +51,7 @@ def train(
 
     from models.spaces.registry import get_space
     from trainer.progress import show_progress
+    from trainer.supernet.distributed import Group
     from trainer.supernet.images import input_size, read_images
     from trainer.supernet.train_supernet import PROGRESSIVE, WEIGHTS, SupernetConfig, train_supernet
 
@@ -67,6 +68,8 @@ def train(
             found, read_images(images, input_size(found)), config, out,
             num_held_out=val_images, checkpoint_every_s=60 * checkpoint_minutes, progress=progress,
         )  # fmt: skip
+    if not Group.join().is_first:
+        return
     if as_json:
         json.dump({"out": str(out / WEIGHTS), "space": space, **weights.report}, sys.stdout)
         sys.stdout.write("\n")
