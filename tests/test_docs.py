@@ -1,5 +1,7 @@
 """What the documentation tells people to type works, typed word for word in an empty folder."""
 
+import csv
+import json
 import os
 import re
 import socket
@@ -54,6 +56,26 @@ def test_every_block_of_a_page_runs(page: str, tmp_path: Path) -> None:
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
     if page == "from-your-measurements.md":
         assert '"device":"my phone"' in done.stdout, "the curl got no answer"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_larger_table_of_the_tutorial_becomes_a_bundle(tmp_path: Path) -> None:
+    text = (DOCS / "from-your-measurements.md").read_text().partition("## A larger table")[2]
+    script = "".join(re.findall(r"^    (.*\n)", text, re.MULTILINE))
+    assert "pnag train" in script
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    environment = {
+        **os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)
+    }  # fmt: skip
+    subprocess.run(["bash", "-euc", script], cwd=tmp_path, env=environment, check=True, timeout=800)
+    front = json.loads((tmp_path / "bundle/pareto_front.json").read_text())["points"]
+    with (tmp_path / "all.csv").open() as file:
+        rows = [(float(row["latency_ms"]), float(row["accuracy"])) for row in csv.DictReader(file)]
+    assert len(rows) == 26_206
+    for point in front:
+        best = max(accuracy for latency_ms, accuracy in rows if latency_ms <= point["latency_ms"])
+        assert point["accuracy"] == best, "the front of the records is the front of the bundle"
 
 
 def _nav(entry: Any) -> list[str]:

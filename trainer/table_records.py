@@ -69,7 +69,7 @@ def read_table(path: Path, space: TableSpace, *, needs_accuracy: bool = True) ->
     Raises:
         RecordsError: if it is no table at all.
     """
-    frame = _read_text(path)
+    frame = read_text(path)
     reading = TableReading(np.zeros((0, len(space.decisions)), dtype=np.int64), ())
     problems = _Problems(path.name)
     if frame.empty:
@@ -145,7 +145,12 @@ class _Problems:
         return self._sentences
 
 
-def _read_text(path: Path) -> "pd.DataFrame":
+def read_text(path: Path) -> "pd.DataFrame":
+    """A file's cells as text.
+
+    Raises:
+        RecordsError: if it is no table.
+    """
     import pandas as pd
 
     try:

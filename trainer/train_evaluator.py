@@ -87,9 +87,7 @@ def train_evaluator(
     x_MF, accuracy_M = features_NF[fitted_on], accuracy_N[fitted_on]
     model: AccuracyModel
     if is_gaussian:
-        model, extend = fit_gaussian_process(
-            x_MF, accuracy_M, config, seed, progress, features.ties, float(accuracy_N.max())
-        )
+        model, extend = fit_gaussian_process(x_MF, accuracy_M, config, seed, progress, features.ties)
     else:
         model, extend = _fit_mlp_ensemble(x_MF, accuracy_M, config, seed, progress)
     predicted = model(features_NF[held_out])
@@ -135,14 +133,13 @@ def _finite(metrics: dict[str, Any]) -> dict[str, Any]:
 
 def fit_gaussian_process(
     features_MF: Floats, accuracy_M: Floats, config: EvaluatorConfig, seed: int, progress: Progress,
-    ties: Ties | None = None, highest: float | None = None,
+    ties: Ties | None = None,
 ) -> tuple[GaussianProcess, _Extend]:  # fmt: skip
-    """Choose the kernel by marginal likelihood; the closure conditions it on any records.
+    """Choose the kernel by marginal likelihood; the closure lets any records in.
 
     Args:
         ties: features of one group share their weights, the kernel has a quadratic part, options have an embedding that
             decisions with the same list share, and the ceiling of y is learned. None = each feature for itself, 1.
-        highest: no accuracy that will be let in is above this; None = the highest of these.
     """
     import gpytorch
     import linear_operator
@@ -155,7 +152,7 @@ def fit_gaussian_process(
     x = torch.from_numpy((features_MF[subset] - shift_F) / spread_F)
     y = torch.from_numpy((y_M[subset] - mean) / scale)
     accuracy = torch.from_numpy(accuracy_M[subset])
-    highest = float(accuracy_M.max()) if highest is None else highest
+    highest = float(accuracy_M.max())
     num_features = x.shape[1]
 
     class Kernel(gpytorch.models.ExactGP):  # type: ignore[misc]
@@ -261,7 +258,11 @@ def fit_gaussian_process(
         weights_M = np.linalg.solve(covariance, residual)
         return GaussianProcess(inputs_MF=features, weights_M=weights_M, ceiling=ceiling, **hyperparameters)
 
-    return condition(features_MF, accuracy_M), condition
+    def again(features: Floats, accuracy: Floats) -> GaussianProcess:
+        return fit_gaussian_process(features, accuracy, config, seed, progress, ties)[0]
+
+    # A ceiling and an embedding have much to gain from the last fifth of the records (docs/decisions.md).
+    return condition(features_MF, accuracy_M), condition if ties is None else again
 
 
 def _embedding(ties: Ties) -> Any:

@@ -53,9 +53,10 @@ def test_more_records_may_be_better_than_those_the_ceiling_was_learned_from() ->
     tokens_ND = SPACE.sample(60, np.random.default_rng(0))
     accuracy_N = accuracy_of(tokens_ND)
     low = np.argsort(accuracy_N)[:40]
-    model, extend = fit_gaussian_process(
-        FEATURES(tokens_ND[low]), accuracy_N[low], EvaluatorConfig(gp_steps=20), 0, SILENT, FEATURES.ties,
-        highest=float(accuracy_N.max()),
-    )  # fmt: skip
+    _, extend = fit_gaussian_process(
+        FEATURES(tokens_ND[low]), accuracy_N[low], EvaluatorConfig(gp_steps=20), 0, SILENT, FEATURES.ties
+    )
+    model = extend(FEATURES(tokens_ND), accuracy_N)
+    assert isinstance(model, GaussianProcess)
     assert model.ceiling > accuracy_N.max()
-    assert np.isfinite(extend(FEATURES(tokens_ND), accuracy_N)(FEATURES(tokens_ND))).all()
+    assert np.isfinite(model(FEATURES(tokens_ND))).all()

@@ -52,12 +52,27 @@ class Proposal:
 
 
 class Labeller:
-    """Proposes architectures of one space under one cost; the same records and seed give the same proposals."""
+    """Proposes architectures of one space under one cost; the same records and seed give the same proposals.
 
-    def __init__(self, space: SearchSpace, cost: GroupedCost, seed: int = 0) -> None:
-        self.space, self.cost, self.seed = space, cost, seed
-        self._slack = SlackTable.build(space, [cost])
-        ends_ND = np.stack([cheapest(space, self._slack), dearest(space, self._slack)])
+    Args:
+        listed_ND: the only architectures that may be proposed; None = any, and the cost is a `GroupedCost`.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        cost: Callable[[Tokens], Floats],
+        seed: int = 0,
+        listed_ND: Tokens | None = None,
+    ) -> None:
+        self.space, self.cost, self.seed, self._listed_ND = space, cost, seed, listed_ND
+        if listed_ND is None:
+            assert isinstance(cost, GroupedCost)
+            self._slack = SlackTable.build(space, [cost])
+            ends_ND = np.stack([cheapest(space, self._slack), dearest(space, self._slack)])
+        else:
+            cost_N = cost(listed_ND)
+            ends_ND = listed_ND[[np.argmin(cost_N), np.argmax(cost_N)]]
         self._ends_ND = ends_ND
         self.low, self.high = (float(c) for c in cost(ends_ND))
         if not self.high > self.low * (1 + 1e-9):
@@ -136,6 +151,8 @@ class Labeller:
                 blocks.append(to_log_error(model(x_NF), model.ceiling) + bonus)
             return np.concatenate(blocks)
 
+        if self._listed_ND is not None:
+            return self._listed_ND, self.cost(self._listed_ND), optimism(self._listed_ND)
         if self.space.num_architectures <= ENUMERABLE:
             tokens_ND = self.space.assignments([d.name for d in self.space.decisions])
             return tokens_ND, self.cost(tokens_ND), optimism(tokens_ND)
@@ -145,6 +162,8 @@ class Labeller:
 
     def _pool(self, rng: np.random.Generator, *, spread: bool) -> Tokens:
         """Random architectures; with `spread`, some from each part of the range, which uniform samples rarely reach."""
+        if self._listed_ND is not None:
+            return rng.permutation(self._listed_ND)
         uniform_ND = self.space.sample(_POOL, rng)
         if not spread:
             return uniform_ND

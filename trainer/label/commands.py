@@ -21,7 +21,7 @@ app = typer.Typer()
     "again with --tell ask.csv"
 )
 def label(
-    space: Annotated[str, typer.Option(help="A search space; `pnag spaces` lists them.")],
+    space: Annotated[str, typer.Option(help="A search space: a name (`pnag spaces` lists them) or a .yaml file.")],
     out: Annotated[
         Path, typer.Option(help="The CSV of architectures to measure; with --weights, the records themselves.")
     ],
@@ -37,8 +37,11 @@ def label(
     count: Annotated[
         int, typer.Option(min=1, help="Architectures to propose; with --weights, to know at the end.")
     ] = 20,
+    candidates: Annotated[
+        Path | None, typer.Option(help="Of a .yaml space: the architectures there are, with latency_ms in every row.")
+    ] = None,
     tell: Annotated[
-        Path | None, typer.Option(help="First add this file's measured rows (architecture, top1_percent) to --records.")
+        Path | None, typer.Option(help="First add this file's measured rows (as --out wrote them) to --records.")
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="A supernet.pt: measure with it.")] = None,
     images: Annotated[
@@ -68,16 +71,31 @@ def label(
         return
     if records is None:
         raise typer.BadParameter("--records is missing; only with --weights it is not needed")
-    from trainer.label.ask_tell import ask, tell_measured
+    from trainer.space_file import is_space_file, read_space
 
-    told = tell_measured(space, records, tell) if tell is not None else 0
-    known, asked = ask(space, records, out, latency_table, strategy, count, seed)
+    column = "top1_percent"
+    if is_space_file(space):
+        from trainer.label.ask_tell_table import ask_table, measured_column, tell_table
+
+        if candidates is None or latency_table is not None:
+            raise typer.BadParameter("a .yaml space needs --candidates, and takes no --latency-table")
+        table_space = read_space(Path(space))
+        column = measured_column(table_space)
+        told = tell_table(table_space, records, tell) if tell is not None else 0
+        known, asked = ask_table(table_space, records, candidates, out, strategy, count, seed)
+    else:
+        from trainer.label.ask_tell import ask, tell_measured
+
+        if candidates is not None:
+            raise typer.BadParameter("--candidates is for .yaml spaces")
+        told = tell_measured(space, records, tell) if tell is not None else 0
+        known, asked = ask(space, records, out, latency_table, strategy, count, seed)
     if as_json:
         _print_json({"told": told, "known": known, "asked": asked, "out": str(out)})
         return
     if tell is not None:
         typer.echo(f"{records}: {told} measured architectures added, {known} known now")
-    typer.echo(f"{out}: {asked} architectures to measure; fill in top1_percent, then pass the file as --tell")
+    typer.echo(f"{out}: {asked} architectures to measure; fill in {column}, then pass the file as --tell")
 
 
 def _measure(
