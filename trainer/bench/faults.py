@@ -21,7 +21,7 @@ from trainer.bench.running_service import NotRunningError, RunningService, free_
 from trainer.bench.soak import mixed_requests
 from trainer.progress import Progress
 
-IN_HASTE = {"max_waiting": 4, "max_batch_size": 4}
+IN_HASTE = {"max_waiting": 2, "max_batch_size": 2}
 """PNAG_MAX_WAITING and PNAG_MAX_BATCH_SIZE of an operator to whom an answer is worth something for 20 ms."""
 
 PER_S = 60.0

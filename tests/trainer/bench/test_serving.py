@@ -149,8 +149,8 @@ def test_the_page_holds_every_target_and_says_which_are_missed(tmp_path: Path) -
     page = write_serving_page(tmp_path, tmp_path / "page.md").read_text()
     rows = [line.split(" | ") for line in page.splitlines() if line.endswith(("| yes |", "| **no** |"))]
     assert {row[0]: row[2] for row in rows if "no" in row[3]} == {
-        "| new budgets over the best other (LitServe, 2 workers), requests/s": "1.70",
+        "| new budgets over LitServe, 2 workers, the best other of its number of workers, requests/s": "1.70",
         "| 3 times capacity, short queue: p99 of those accepted over the unloaded p99": "4.50",
     }
-    assert len(rows) == 11
+    assert len(rows) == 13
     assert "| 0, 0, 3 |" in page
