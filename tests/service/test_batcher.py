@@ -162,3 +162,23 @@ def test_who_asks_just_as_the_last_worker_ends_is_answered() -> None:
             assert await batcher.ask(number) == number
 
     run(scenario)
+
+
+def test_who_would_be_refused_can_be_told_before_asking() -> None:
+    async def scenario() -> None:
+        runs = Runs()
+        batcher = Batcher[int, int](runs, max_batch_size=1, max_waiting=1)
+        running = asyncio.create_task(batcher.ask(1))
+        await settle()
+        batcher.check_room()
+        waiting = asyncio.create_task(batcher.ask(2))
+        await settle()
+        with pytest.raises(OverloadedError, match="1 budgets are waiting"):
+            batcher.check_room()
+        waiting.cancel()
+        await settle()
+        batcher.check_room()
+        await runs.finish(0)
+        assert await running == 10
+
+    run(scenario)
