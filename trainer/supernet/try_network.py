@@ -9,7 +9,8 @@ from trainer.latency.kit_script import Item, Plan, Sample, Setup, pinned, proces
 from trainer.supernet.export import accuracy_of, metadata_of, sizes_of
 from trainer.supernet.images import Images, Normalise
 
-ROUNDS = 100
+ROUNDS, SECONDS = 1000, 5.0
+"""At most. A fraction of a second may fall into one slow stretch of the host, and would judge that."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Trial:
         return report
 
 
-def try_network(content: bytes, images: Images | None, rounds: int = ROUNDS) -> Trial:
+def try_network(content: bytes, images: Images | None) -> Trial:
     """Run an exported network on one thread: single images for the time, all of them for the accuracy.
 
     Raises:
@@ -68,7 +69,8 @@ def try_network(content: bytes, images: Images | None, rounds: int = ROUNDS) -> 
     samples: dict[str, list[Sample]] = {}
     item = Item("network", len(content), lambda: content, as_user=True)
     with pinned(1):
-        time_interleaved([item], Setup(), Plan(rounds=rounds, min_rounds=rounds), samples)
+        plan = Plan(rounds=ROUNDS, min_rounds=ROUNDS, stop_after_s=SECONDS)
+        time_interleaved([item], Setup(), plan, samples)
     latency = network_latency(item.name, samples[item.name])
     accuracy = None
     if images is not None:
