@@ -23,6 +23,8 @@ IMAGES = ROOT / "docs" / "images"
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 READY_WITHIN_S = 60
+BUNDLE = "ofa-mobilenetv3-w1.0-imagenet"
+"""What `make serve` answers from."""
 SETTLED = "main[data-state=answered][aria-busy=false]"
 
 
@@ -36,12 +38,14 @@ class Shot:
     budgets: tuple[int, ...]
     is_dark: bool = False
     is_narrow: bool = False
+    address: str = ""
 
 
 SHOTS = (
     Shot("page-light", 1440, 900, (38, 46)),
     Shot("page-dark", 1440, 900, (24, 30), is_dark=True),
     Shot("page-narrow", 400, 860, (38,), is_narrow=True),
+    Shot("page-weights", 1440, 900, (40, 47), address="?bundle=nas-bench-macro-cifar10"),
 )
 
 
@@ -73,7 +77,7 @@ def take(browser: Browser, url: str, shot: Shot, path: Path) -> float:
         reduced_motion="reduce",
     )
     page = context.new_page()
-    page.goto(url)
+    page.goto(f"{url}/{shot.address}")
     page.wait_for_selector(SETTLED)
     took_ms: float = page.evaluate("performance.now()")
     for share in shot.budgets:
@@ -102,8 +106,7 @@ def service() -> Iterator[str]:
         port = probe.getsockname()[1]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PNAG_")}
     environment |= {"ORT_DISABLE_TELEMETRY": "1", "PNAG_LOG_LEVEL": "warning", "PNAG_BUNDLES": str(ROOT / "bundles")}
-    first = min(path.parent.name for path in (ROOT / "bundles").glob("*/manifest.json"))
-    environment["PNAG_DEFAULT_BUNDLE"] = first
+    environment["PNAG_DEFAULT_BUNDLE"] = BUNDLE
     command = [sys.executable, "-c", "import sys; from cli import main; sys.exit(main())", "serve", "--port", str(port)]
     process = subprocess.Popen(command, cwd=ROOT, env=environment)
     url = f"http://127.0.0.1:{port}"

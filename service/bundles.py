@@ -51,6 +51,10 @@ class Catalogue:
         """Whether requests that name this bundle without a version get this one."""
         return self._by_name[bundle.name] is bundle
 
+    def answers_unnamed(self, bundle: LoadedBundle) -> bool:
+        """Whether it is the one chosen for requests that name no bundle."""
+        return self.default is not None and self._by_name.get(self.default) is bundle
+
     @property
     def names(self) -> list[str]:
         """Every `name@version`."""

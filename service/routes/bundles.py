@@ -19,9 +19,13 @@ router = APIRouter(tags=["bundles"])
 
 @router.get("/bundles", response_model=BundlesBody)
 async def bundles(bundles: BundlesDep) -> Response:
-    """Every loaded bundle: its device, what it promises, how well its table and its evaluator did."""
+    """Every loaded bundle: its device, what it promises, how well its table and its evaluator did.
+
+    The one of `PNAG_DEFAULT_BUNDLE` comes first.
+    """
     catalogue = bundles.catalogue
-    body: BundlesBody = {"bundles": [bundle_body(catalogue, bundle) for bundle in catalogue.bundles]}
+    ordered = sorted(catalogue.bundles, key=lambda bundle: not catalogue.answers_unnamed(bundle))
+    body: BundlesBody = {"bundles": [bundle_body(catalogue, bundle) for bundle in ordered]}
     return Response(to_json(body), media_type=JSON)
 
 

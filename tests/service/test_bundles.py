@@ -163,8 +163,10 @@ def test_the_operator_can_say_which_bundle_is_the_default(
     make_client: Make, root: Path, write_tiny_bundle: Write
 ) -> None:
     write_tiny_bundle(root / "other", name="other")
-    client = make_client(bundles=(root,), default_bundle="other")
-    assert client.post("/generate", json=ASK).json()["bundle"]["name"] == "other"
+    for name in ("other", "tiny"):
+        client = make_client(bundles=(root,), default_bundle=name)
+        assert client.post("/generate", json=ASK).json()["bundle"]["name"] == name
+        assert client.get("/bundles").json()["bundles"][0]["name"] == name, "the page opens with the first"
 
 
 def test_a_default_that_is_not_there_stops_the_start(make_client: Make, root: Path) -> None:
