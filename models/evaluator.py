@@ -107,15 +107,23 @@ class GaussianProcess:
         x = graph.node("Sub", "features", graph.constant(self.shift_F))
         standardised = graph.node("Div", x, graph.constant(self.spread_F))
         scaled = self._embedded(graph, graph.node("Div", standardised, graph.constant(self.lengthscale_F)))
-        cross = graph.node("MatMul", scaled, graph.node("Transpose", self._scaled_inputs(graph), perm=[1, 0]))
+        # -|x - z|^2 / 2 = x . z - |x|^2 / 2 - |z|^2 / 2 in one product: its output is by far the largest tensor here.
         norm = graph.node("ReduceSum", graph.node("Mul", scaled, scaled), graph.constant(np.array([1])), keepdims=1)
-        squared = graph.node("Sub", norm, graph.node("Mul", cross, graph.constant(np.array(2.0))))
-        squared = graph.node("Add", squared, graph.constant(np.sum(z_MF**2, axis=1)))
-        squared = graph.node("Max", squared, graph.constant(np.array(0.0)))
-        kernel = graph.node("Exp", graph.node("Mul", squared, graph.constant(np.array(-0.5))))
-        rbf = graph.node("MatMul", kernel, graph.constant(self.scale * self.outputscale * self.weights_M))
-        linear = graph.node("MatMul", standardised, graph.constant(self.scale * self._linear_weights()))
-        y = graph.node("Add", rbf, linear)
+        half = graph.node("Mul", norm, graph.constant(np.array(-0.5)))
+        ones = graph.constant(np.ones((len(z_MF), 1)))
+        inputs = graph.node("Concat", self._scaled_inputs(graph), ones, axis=1)
+        exponent = graph.node(
+            "Gemm",
+            graph.node("Concat", scaled, half, axis=1),
+            inputs,
+            graph.constant(-0.5 * np.sum(z_MF**2, axis=1)),
+            transB=1,
+        )
+        weights_M1 = self.scale * self.outputscale * self.weights_M[:, np.newaxis]
+        rbf = graph.node("MatMul", graph.node("Exp", exponent), graph.constant(weights_M1))
+        linear_F1 = self.scale * self._linear_weights()[:, np.newaxis]
+        linear = graph.node("MatMul", standardised, graph.constant(linear_F1))
+        y = graph.node("Squeeze", graph.node("Add", rbf, linear), graph.constant(np.array([1])))
         quadratic_FF = self._quadratic_weights()
         if quadratic_FF is not None:
             weighed = graph.node("MatMul", standardised, graph.constant(self.scale * quadratic_FF))

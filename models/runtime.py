@@ -6,7 +6,7 @@ K = costs (latency_ms, macs, params, in this order), N = architectures. Knows no
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from models.errors import BudgetError, BundleError, InfeasibleBudgetError
 from models.features import ArchitectureFeatures
 from models.metric import MetricValue
 from models.pareto import pareto_front
+from models.recent import Recent
 from models.search_space import Architecture, Tokens
 
 Floats = NDArray[np.float64]
@@ -31,6 +32,9 @@ EVALUATED_AT_ONCE = 64
 
 REMEMBERED_ACCURACIES = 20_000
 """Networks whose predicted accuracy is kept, some 250 bytes each."""
+
+REMEMBERED_ANSWERS = 4000
+"""Networks that were an answer and whose spelling is kept: most budgets are answered with one of a thousand or two."""
 
 BYTES_PER_NUMBER = {"fp32": 4, "fp16": 2, "int8": 1}
 
@@ -146,7 +150,8 @@ class OnnxGenerator:
         self._generator = _session(bundle, GENERATOR, threads)
         self._evaluator = _session(bundle, EVALUATOR, threads)
         self._threads = threads
-        self._accuracies = _Recent(REMEMBERED_ACCURACIES)
+        self._accuracies = Recent[bytes, float](REMEMBERED_ACCURACIES)
+        self._encodings = Recent[bytes, str](REMEMBERED_ANSWERS)
         self._width = int(space.num_options_D.max())
         self._features = ArchitectureFeatures(space)
         self._costs = bundle.costs()
@@ -245,22 +250,24 @@ class OnnxGenerator:
 
     def _sample(self, queries: Sequence[Query], rows: Sequence[tuple[int, float]]) -> Tokens:
         """Candidates for each row, shape [rows, S, D]; the first of each row is the greedy one."""
-        shape = (self.num_candidates, len(self._space.decisions), self._width)
-        if not rows:
-            return np.zeros((0, *shape[:2]), dtype=np.int64)
         limits_BK = np.array([[budget, *self._cost_limits(queries[n].limits)] for n, budget in rows], dtype=np.float32)
-        noise_BSDC = np.stack([self._noise(budget, shape) for _, budget in rows])
+        noise_BSDC = self._noise([budget for _, budget in rows])
         tokens_BSD: Tokens = self._generator.run(None, {"limits": limits_BK, "noise": noise_BSDC})[0]
         return tokens_BSD
 
-    def _noise(self, budget_ms: float, shape: tuple[int, int, int]) -> NDArray[np.float32]:
-        """Gumbel noise that depends on the bundle's seed and the budget alone; none for the first candidate."""
-        rng = np.random.default_rng([self._seed, round(budget_ms * 1e6)])
-        noise: NDArray[np.float32] = -np.log(
-            -np.log(rng.random(shape, dtype=np.float32) * np.float32(1 - 2e-7) + np.float32(1e-7))
-        )
-        noise[0] = 0.0
-        return noise
+    def _noise(self, budgets_ms: Sequence[float]) -> NDArray[np.float32]:
+        """Gumbel noise [B, S, D, C]: by the bundle's seed and the budget alone; none for the first candidate."""
+        shape = (self.num_candidates, len(self._space.decisions), self._width)
+        noise_BSDC = np.empty((len(budgets_ms), *shape), dtype=np.float32)
+        for budget_ms, noise_SDC in zip(budgets_ms, noise_BSDC, strict=True):
+            np.random.default_rng([self._seed, round(budget_ms * 1e6)]).random(dtype=np.float32, out=noise_SDC)
+        noise_BSDC *= np.float32(1 - 2e-7)
+        noise_BSDC += np.float32(1e-7)
+        for _ in range(2):
+            np.log(noise_BSDC, out=noise_BSDC)
+            np.negative(noise_BSDC, out=noise_BSDC)
+        noise_BSDC[:, 0] = 0.0
+        return noise_BSDC
 
     def _select(self, query: Query, budget: float, samples_ND: Tokens, values: "_Values") -> Answer:
         """Check this query's samples exactly, put the best of the front beside them, and keep the best that fits."""
@@ -289,11 +296,10 @@ class OnnxGenerator:
 
     def _best_of_front(self, query: Query, budget: float) -> NDArray[np.int64]:
         """The same for the front: it rises in both columns, so there is nothing to sort."""
-        stop = int(np.searchsorted(self._front.latency_ms, budget, side="right"))
-        fits_N = np.ones(stop, dtype=np.bool_)
+        found = np.arange(np.searchsorted(self._front.latency_ms, budget, side="right"))[::-1]
         for name, value in query.limits.items():
-            fits_N &= self._limited(self._front, name)[:stop] <= value
-        return np.flatnonzero(fits_N)[::-1]
+            found = found[self._limited(self._front, name)[found] <= value]
+        return found
 
     @staticmethod
     def _distinct(tokens_BSD: Tokens) -> tuple[Tokens, NDArray[np.int64]]:
@@ -346,13 +352,13 @@ class OnnxGenerator:
             accuracy_N = np.where(np.isnan(measured_N), accuracy_N, measured_N)
         unknown_N = np.full(len(tokens_ND), np.nan)
         sizes = (size(tokens_ND) if size else unknown_N for size in (costs.macs, costs.params, costs.peak_activations))
-        return _Values(accuracy_N, costs.latency_ms(tokens_ND), *sizes)
+        return _Values(np.stack([accuracy_N, costs.latency_ms(tokens_ND), *sizes]))
 
     def _accuracy(self, tokens_ND: Tokens) -> Floats:
         """Predicted accuracy, shape [N]. Samples of one budget come up again for others, two of three of them."""
         tokens = tokens_ND.astype(np.int16)
         keys = [row_D.tobytes() for row_D in tokens]
-        accuracy_N = np.array([self._accuracies.get(key) for key in keys])
+        accuracy_N = np.array([self._accuracies.get(key) for key in keys], dtype=np.float64)  # NaN for None
         new = np.flatnonzero(np.isnan(accuracy_N))
         if len(new):
             accuracy_N[new] = run_evaluator(self._evaluator, self._features(tokens_ND[new]))
@@ -404,7 +410,7 @@ class OnnxGenerator:
             params, peak = _known(values.params[i]), _known(values.peak_activations[i])
             candidates.append(
                 Candidate(
-                    Architecture(self._space.name, self._space.spell(tokens_D)),
+                    Architecture(self._space.name, self._spell(tokens_D)),
                     Prediction(
                         accuracy=accuracy,
                         accuracy_interval=accuracy_interval,
@@ -421,6 +427,14 @@ class OnnxGenerator:
                 )
             )
         return candidates
+
+    def _spell(self, tokens_D: Tokens) -> str:
+        key = tokens_D.tobytes()
+        encoding = self._encodings.get(key)
+        if encoding is None:
+            encoding = self._space.spell(tokens_D)
+            self._encodings.put(key, encoding)
+        return encoding
 
     def _coverage(self, query: Query) -> float:
         return self.bundle.latency_table.default_coverage if query.coverage is None else query.coverage
@@ -458,42 +472,19 @@ def run_evaluator(session: onnxruntime.InferenceSession, features_NF: Floats) ->
     return accuracy_N
 
 
-class _Recent:
-    """Values asked for lately, at least half of `size` of them. Threads may share it: at worst a value is lost."""
-
-    def __init__(self, size: int) -> None:
-        self._half = size // 2
-        self._new: dict[bytes, float] = {}
-        self._old: dict[bytes, float] = {}
-
-    def get(self, key: bytes) -> float:
-        """NaN for an unknown key."""
-        value = self._new.get(key)
-        if value is None and (value := self._old.get(key)) is not None:
-            self.put(key, value)
-        return math.nan if value is None else value
-
-    def put(self, key: bytes, value: float) -> None:
-        if len(self._new) >= self._half:
-            self._new, self._old = {}, self._new
-        self._new[key] = value
-
-
-@dataclass(frozen=True)
 class _Values:
-    """Columns over N architectures."""
+    """What is known of N architectures: accuracy, latency_ms, macs, params, peak_activations; each of shape [N]."""
 
-    accuracy: Floats
-    latency_ms: Floats
-    macs: Floats
-    params: Floats
-    peak_activations: Floats
+    def __init__(self, table_5N: Floats) -> None:
+        self._table_5N = table_5N
+        columns: Iterator[Floats] = iter(table_5N)
+        self.accuracy, self.latency_ms, self.macs, self.params, self.peak_activations = columns
 
     def take(self, indices: NDArray[np.int64]) -> "_Values":
-        return _Values(**{name: column[indices] for name, column in vars(self).items()})
+        return _Values(self._table_5N[:, indices])
 
     def followed_by(self, other: "_Values") -> "_Values":
-        return _Values(**{name: np.append(column, getattr(other, name)) for name, column in vars(self).items()})
+        return _Values(np.concatenate([self._table_5N, other._table_5N], axis=1))
 
 
 def _session(bundle: Bundle, name: str, threads: int) -> onnxruntime.InferenceSession:

@@ -5,10 +5,12 @@ a millisecond, all digits of MACs and parameters.
 """
 
 from typing import cast
+from weakref import WeakKeyDictionary
 
 import orjson
 
 from models.bundle import Bundle
+from models.recent import Recent
 from models.runtime import Answer, Candidate, Prediction
 from models.search_space import Architecture, SearchSpace
 from service.schemas import (
@@ -20,6 +22,11 @@ from service.schemas import (
     PredictedBody,
 )
 
+REMEMBERED_BODIES = 4000
+"""Per search space; some 1.5 kB each."""
+
+_BODIES: WeakKeyDictionary[SearchSpace, Recent[str, ArchitectureBody]] = WeakKeyDictionary()
+
 
 def to_json(body: object) -> bytes:
     """JSON bytes of a body; numpy numbers included."""
@@ -27,16 +34,21 @@ def to_json(body: object) -> bytes:
 
 
 def architecture_body(space: SearchSpace, architecture: Architecture) -> ArchitectureBody:
-    """A network by id, encoding, and the fields its space finds readable."""
-    return cast(
-        ArchitectureBody,
-        {
-            "id": architecture.id,
-            "space": architecture.space,
-            "encoding": architecture.encoding,
-            **space.describe(architecture),
-        },
-    )
+    """A network by id, encoding, and the fields its space finds readable; whoever asks next gets the same object."""
+    bodies = _BODIES.get(space) or _BODIES.setdefault(space, Recent(REMEMBERED_BODIES))
+    body = bodies.get(architecture.encoding)
+    if body is None:
+        body = cast(
+            ArchitectureBody,
+            {
+                "id": architecture.id,
+                "space": architecture.space,
+                "encoding": architecture.encoding,
+                **space.describe(architecture),
+            },
+        )
+        bodies.put(architecture.encoding, body)
+    return body
 
 
 def predicted_body(predicted: Prediction) -> PredictedBody:

@@ -134,7 +134,7 @@ class GeneratorConfig:
     """`elite-imitation`, or the paper's `reinforce`."""
     embedding: int = 48
     """Width of the LSTM's input."""
-    hidden: int = 64
+    hidden: int = 32
     """Units of the LSTM."""
     steps: int = 900
     """Gradient steps per round."""

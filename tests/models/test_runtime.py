@@ -13,7 +13,8 @@ import pytest
 from models.bundle import Bundle
 from models.errors import BudgetError, EncodingError, InfeasibleBudgetError
 from models.pareto import best_within
-from models.runtime import Answer, Limits, OnnxGenerator, Query, _Recent, run_evaluator
+from models.recent import Recent
+from models.runtime import Answer, Limits, OnnxGenerator, Query, run_evaluator
 
 SHIPPED = Path(__file__).parents[2] / "bundles" / "ofa-mobilenetv3-w1.0-imagenet"
 NUM_BUDGETS = 200
@@ -100,25 +101,25 @@ def test_a_network_is_predicted_once_while_it_is_remembered(
         return run_evaluator(session, features_NF)
 
     monkeypatch.setattr("models.runtime.run_evaluator", count)
-    monkeypatch.setattr(runtime, "_accuracies", _Recent(2000))
+    monkeypatch.setattr(runtime, "_accuracies", Recent(2000))
     query = Query(float(np.mean(budgets)))
     answer = runtime.generate(query)
     assert sum(asked) > 1
     asked.clear()
     assert runtime.generate(query) == answer
     assert asked == []
-    monkeypatch.setattr(runtime, "_accuracies", _Recent(2))  # nothing is remembered for long
+    monkeypatch.setattr(runtime, "_accuracies", Recent(2))  # nothing is remembered for long
     assert runtime.generate(query) == answer
     assert sum(asked) > 1
 
 
 def test_what_was_asked_for_lately_is_kept_and_the_rest_is_bounded() -> None:
-    recent = _Recent(100)
+    recent = Recent[bytes, float](100)
     for number in range(1000):
         recent.put(b"%d" % number, float(number))
         assert recent.get(b"0") == 0.0
         assert recent.get(b"%d" % max(0, number - 15)) == max(0, number - 15)
-    assert math.isnan(recent.get(b"500"))
+    assert recent.get(b"500") is None
     assert len(recent._new) + len(recent._old) <= 100
 
 
