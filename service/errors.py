@@ -157,12 +157,16 @@ class Problem:
         body = {"type": PREFIX + self.code, "title": title, "status": self.status, "detail": self.detail, **self.extras}
         return cast(ProblemBody, body | ({"request_id": request_id} if request_id else {}))
 
-    def response(self, scope: Scope) -> Response:
-        """The whole response to a request."""
+    def content(self, scope: Scope) -> bytes:
+        """The JSON of a response to a request."""
         body: dict[str, Any] = {**self.body(scope.get("pnag.request_id"))}
         if scope["path"].startswith("/v2/"):
             body["error"] = self.detail  # where clients of the Open Inference Protocol look
-        return Response(orjson.dumps(body), self.status, dict(self.headers), MEDIA_TYPE)
+        return orjson.dumps(body)
+
+    def response(self, scope: Scope) -> Response:
+        """The whole response to a request."""
+        return Response(self.content(scope), self.status, dict(self.headers), MEDIA_TYPE)
 
 
 TITLES = {

@@ -13,7 +13,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.bounds import ClientGoneError
-from service.errors import problem_of
+from service.errors import OverloadedError, problem_of
 from service.hot_path import HotPath
 from service.lifecycle import Lifecycle
 from service.protocol import send_at_once
@@ -27,6 +27,10 @@ CLOSE = (b"connection", b"close")
 
 _HEAD = b"content-type: application/json\r\ncontent-length: %d\r\nx-cache: %b\r\nx-request-id: %b\r\n"
 """Of a ready answer. A request id holds no space and no line end, so it cannot become another header."""
+
+_REFUSAL_HEAD = (
+    b"content-type: application/problem+json\r\ncontent-length: %d\r\nretry-after: %b\r\nx-request-id: %b\r\n"
+)
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,100}")
 
@@ -77,10 +81,14 @@ class Front:
                 status = 200
                 scope["pnag.cache"] = reply.cache
                 head = _HEAD % (len(reply.content), reply.cache.encode(), request_id.encode())
-                if self._lifecycle.is_draining or not send_at_once(send, head, reply.content):
+                if self._lifecycle.is_draining or not send_at_once(send, 200, head, reply.content):
                     await self._send(head, reply.content, send)
         except ClientGoneError:
             pass
+        except OverloadedError as exc:  # when there is no time to lose
+            status = exc.status
+            if self._lifecycle.is_draining or not self._refuse_at_once(exc, scope, send):
+                await self._explain(exc, scope, receive, send)
         except Exception as exc:
             status = await self._explain(exc, scope, receive, send)
         finally:
@@ -114,6 +122,13 @@ class Front:
                 raise  # nothing has been sent, so the caller can still be told
             log.exception("request failed", request_id=scope["pnag.request_id"], path=scope["path"])
         return status or CLIENT_GONE
+
+    def _refuse_at_once(self, exc: OverloadedError, scope: Scope, send: Send) -> bool:
+        """Send what `_explain` would, in a fraction of the time; False if this connection wants it done properly."""
+        content = problem_of(exc).content(scope)
+        retry_after = exc.headers["retry-after"].encode()
+        head = _REFUSAL_HEAD % (len(content), retry_after, scope["pnag.request_id"].encode())
+        return send_at_once(send, exc.status, head, content)
 
     async def _explain(self, exc: Exception, scope: Scope, receive: Receive, send: Send) -> int:
         """Send the problem that an error amounts to; its status."""

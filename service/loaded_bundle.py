@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from datetime import UTC, datetime
 from pathlib import Path
-from time import perf_counter
 from typing import TypeVar
 
 from cachetools import LRUCache
@@ -14,8 +13,8 @@ from models.bundle import Bundle
 from models.errors import BudgetError, BundleError, InfeasibleBudgetError
 from models.runtime import Answer, OnnxGenerator, Query
 from models.search_space import Architecture
-from service.batcher import Batcher
 from service.errors import OverloadedError
+from service.inference_queue import InferenceQueue
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -44,7 +43,7 @@ class LoadedBundle:
         self._infeasible = metrics.infeasible.labels(self.name)
         self._shed = metrics.shed.labels(self.name)
         self._budget_share = metrics.budget_share.labels(self.name)
-        self._batcher = _batcher(generators, executor, settings, metrics)
+        self._queue = _queue(generators, executor, settings, metrics)
         architectures = [Architecture(self.space.name, self.space.spell(row_D)) for row_D in self.bundle.front_FD]
         self._front = {architecture.id: architecture.encoding for architecture in architectures}
         self._recent: LRUCache[str, str] = LRUCache(MAX_RECENT)
@@ -59,7 +58,7 @@ class LoadedBundle:
         low_ms, high_ms = self.generator.range_ms
         self._budget_share.observe((query.budget_ms - low_ms) / max(high_ms - low_ms, 1e-9))
         self.check_room()
-        result = await self._batcher.ask(query)
+        result = await self._queue.ask(query)
         if isinstance(result, BudgetError):
             if isinstance(result, InfeasibleBudgetError):
                 self._infeasible.inc()
@@ -73,7 +72,7 @@ class LoadedBundle:
             OverloadedError: if not.
         """
         try:
-            self._batcher.check_room()
+            self._queue.check_room()
         except OverloadedError:
             self._shed.inc()
             raise
@@ -129,34 +128,32 @@ def self_test(generator: OnnxGenerator) -> None:
             )
 
 
-def _batcher(
+def _queue(
     generators: Sequence[OnnxGenerator], executor: Executor, settings: Settings, metrics: Metrics
-) -> Batcher[Query, Answer | BudgetError]:
+) -> InferenceQueue[Query, Answer | BudgetError]:
     """A queue in front of equal generators, each of which does one run at a time."""
     name = generators[0].bundle.name
     inference_seconds = metrics.inference_seconds.labels(name)
     batch_size, wait_seconds = metrics.batch_size.labels(name), metrics.wait_seconds.labels(name)
     waiting = metrics.waiting.labels(name)
-    idle = list(generators)
 
-    def run(queries: Sequence[Query]) -> Sequence[Answer | BudgetError]:
-        generator = idle.pop()
-        start = perf_counter()
-        try:
-            return generator.generate_many(queries)
-        finally:
-            inference_seconds.observe(perf_counter() - start)
-            idle.append(generator)
+    def timed(generator: OnnxGenerator) -> Callable[[Sequence[Query]], Sequence[Answer | BudgetError]]:
+        def run(queries: Sequence[Query]) -> Sequence[Answer | BudgetError]:
+            with inference_seconds.time():
+                return generator.generate_many(queries)
+
+        return run
 
     def on_start(size: int, waited_s: float, num_waiting: int) -> None:
         batch_size.observe(size)
         wait_seconds.observe(waited_s)
         waiting.set(num_waiting)
 
-    return Batcher(
-        lambda queries: asyncio.get_running_loop().run_in_executor(executor, run, queries),
+    return InferenceQueue(
+        [timed(generator) for generator in generators],
+        executor,
         max_batch_size=settings.max_batch_size,
         max_waiting=settings.max_waiting,
-        max_runs=len(generators),
+        max_waiting_busy=settings.max_waiting_busy,
         on_start=on_start,
     )

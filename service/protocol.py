@@ -8,32 +8,35 @@ import asyncio
 import math
 
 from starlette.types import Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.settings import Settings
 
 _OURSELVES = object()
 
 
-class _DefaultHead:
-    """Status line and uvicorn's own headers as bytes; the server makes a new list of them each second, for the date."""
+class _DefaultHeads:
+    """Status lines with uvicorn's own headers, as bytes; the server makes new ones each second, for the date."""
 
     def __init__(self) -> None:
         self._headers: object = None
-        self._bytes = b""
+        self._of_status: dict[int, bytes] = {}
 
-    def of(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+    def of(self, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
         if headers is not self._headers:
+            self._headers, self._of_status = headers, {}
+        head = self._of_status.get(status)
+        if head is None:
             lines = b"".join(b"%b: %b\r\n" % header for header in headers)
-            self._headers, self._bytes = headers, b"HTTP/1.1 200 OK\r\n" + lines
-        return self._bytes
+            head = self._of_status[status] = STATUS_LINE[status] + lines
+        return head
 
 
-_default_head = _DefaultHead()
+_default_heads = _DefaultHeads()
 
 
-def send_at_once(send: Send, head: bytes, body: bytes) -> bool:
-    """Write a whole 200 in one go, if `send` is that of a connection in its usual state; else do nothing: False.
+def send_at_once(send: Send, status: int, head: bytes, body: bytes) -> bool:
+    """Write a whole answer in one go, if `send` is that of a connection in its usual state; else do nothing: False.
 
     Args:
         head: header lines, each with its line end, `content-length` among them; nobody checks them.
@@ -44,7 +47,7 @@ def send_at_once(send: Send, head: bytes, body: bytes) -> bool:
     if cycle.disconnected or cycle.response_started or not cycle.keep_alive or cycle.flow.write_paused:
         return False
     cycle.response_started = cycle.response_complete = True
-    cycle.transport.write(b"%b%b\r\n%b" % (_default_head.of(cycle.default_headers), head, body))
+    cycle.transport.write(b"%b%b\r\n%b" % (_default_heads.of(status, cycle.default_headers), head, body))
     cycle.message_event.set()
     cycle.on_response()
     return True

@@ -51,7 +51,7 @@ class RedisCache:
             socket_connect_timeout=1,
             retry=Retry(NoBackoff(), 0),
         )
-        self._reads = Batcher[str, bytes | None](self._read_many, max_batch_size=256, max_waiting=10_000)
+        self._reads = Batcher[str, bytes | None](self._read_many, max_batch_size=256)
         self._writes: deque[tuple[str, bytes]] = deque(maxlen=MAX_PENDING_WRITES)
         self._something_to_write = asyncio.Event()
         self._is_up = False

@@ -63,6 +63,11 @@ class Settings(BaseSettings):
     max_waiting: int = Field(
         default=128, ge=1, description="Budgets that may wait for a run; further ones are answered 503 at once."
     )
+    max_waiting_busy: int = Field(
+        default=16,
+        ge=1,
+        description="The same once somebody had to be refused, until nobody has been for a second.",
+    )
     max_items: int = Field(
         default=256, ge=1, le=10_000, description="Budgets in one /generate/batch, encodings in one /predict."
     )

@@ -1,12 +1,9 @@
-"""The queue in front of inference: what comes together runs together, nobody waits in vain, it is never too long."""
+"""What is asked at the same time is asked together, and nobody waits in vain."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-import pytest
-
 from service.batcher import Batcher
-from service.errors import OverloadedError
 
 
 class Runs:
@@ -42,7 +39,7 @@ def run(scenario: Callable[[], Awaitable[None]]) -> None:
 def test_what_waits_while_one_batch_runs_is_the_next_batch() -> None:
     async def scenario() -> None:
         runs = Runs()
-        batcher = Batcher[int, int](runs, max_batch_size=8, max_waiting=8)
+        batcher = Batcher[int, int](runs, max_batch_size=8)
         first = asyncio.create_task(batcher.ask(1))
         await settle()
         others = [asyncio.create_task(batcher.ask(n)) for n in (2, 3, 4)]
@@ -59,7 +56,7 @@ def test_what_waits_while_one_batch_runs_is_the_next_batch() -> None:
 def test_a_batch_is_never_larger_than_allowed() -> None:
     async def scenario() -> None:
         runs = Runs()
-        batcher = Batcher[int, int](runs, max_batch_size=2, max_waiting=8)
+        batcher = Batcher[int, int](runs, max_batch_size=2)
         asked = [asyncio.create_task(batcher.ask(n)) for n in range(5)]
         for number in range(3):
             await settle()
@@ -70,27 +67,10 @@ def test_a_batch_is_never_larger_than_allowed() -> None:
     run(scenario)
 
 
-def test_one_more_than_may_wait_is_refused_at_once() -> None:
+def test_who_leaves_is_not_asked_for() -> None:
     async def scenario() -> None:
         runs = Runs()
-        batcher = Batcher[int, int](runs, max_batch_size=1, max_waiting=2)
-        asked = [asyncio.create_task(batcher.ask(0))]
-        await settle()  # runs, and no longer waits
-        asked += [asyncio.create_task(batcher.ask(n)) for n in (1, 2)]
-        await settle()
-        with pytest.raises(OverloadedError):
-            await batcher.ask(3)
-        for number in range(3):
-            await runs.finish(number)
-        assert await asyncio.gather(*asked) == [0, 10, 20]
-
-    run(scenario)
-
-
-def test_an_asker_who_leaves_gives_its_place_back_and_is_not_run() -> None:
-    async def scenario() -> None:
-        runs = Runs()
-        batcher = Batcher[int, int](runs, max_batch_size=1, max_waiting=1)
+        batcher = Batcher[int, int](runs, max_batch_size=1)
         first = asyncio.create_task(batcher.ask(0))
         await settle()
         leaver = asyncio.create_task(batcher.ask(1))
@@ -114,7 +94,7 @@ def test_a_run_that_fails_fails_its_batch_and_no_other() -> None:
                 raise ZeroDivisionError
             return questions
 
-        batcher = Batcher[int, int](fail_once, max_batch_size=1, max_waiting=8)
+        batcher = Batcher[int, int](fail_once, max_batch_size=1)
         results = await asyncio.gather(*[batcher.ask(n) for n in (1, 2)], return_exceptions=True)
         assert isinstance(results[0], ZeroDivisionError)
         assert results[1] == 2
@@ -127,27 +107,11 @@ def test_an_idle_batcher_holds_no_task() -> None:
         async def echo(questions: Sequence[int]) -> Sequence[int]:
             return questions
 
-        batcher = Batcher[int, int](echo, max_batch_size=4, max_waiting=4)
+        batcher = Batcher[int, int](echo, max_batch_size=4)
         before = asyncio.all_tasks()
         assert await batcher.ask(1) == 1
         await settle()
         assert asyncio.all_tasks() == before
-
-    run(scenario)
-
-
-def test_as_many_runs_as_allowed_go_on_at_a_time() -> None:
-    async def scenario() -> None:
-        runs = Runs()
-        batcher = Batcher[int, int](runs, max_batch_size=1, max_waiting=8, max_runs=2)
-        asked = [asyncio.create_task(batcher.ask(n)) for n in range(3)]
-        await settle()
-        assert runs.batches == [[0], [1]]
-        await runs.finish(1)
-        assert runs.batches == [[0], [1], [2]]
-        await runs.finish(0)
-        await runs.finish(2)
-        assert await asyncio.gather(*asked) == [0, 10, 20]
 
     run(scenario)
 
@@ -157,28 +121,8 @@ def test_who_asks_just_as_the_last_worker_ends_is_answered() -> None:
         async def echo(questions: Sequence[int]) -> Sequence[int]:
             return questions
 
-        batcher = Batcher[int, int](echo, max_batch_size=1, max_waiting=8)
+        batcher = Batcher[int, int](echo, max_batch_size=1)
         for number in range(50):  # asks as soon as the reply is there, before the worker's task counts as done
             assert await batcher.ask(number) == number
-
-    run(scenario)
-
-
-def test_who_would_be_refused_can_be_told_before_asking() -> None:
-    async def scenario() -> None:
-        runs = Runs()
-        batcher = Batcher[int, int](runs, max_batch_size=1, max_waiting=1)
-        running = asyncio.create_task(batcher.ask(1))
-        await settle()
-        batcher.check_room()
-        waiting = asyncio.create_task(batcher.ask(2))
-        await settle()
-        with pytest.raises(OverloadedError, match="1 budgets are waiting"):
-            batcher.check_room()
-        waiting.cancel()
-        await settle()
-        batcher.check_room()
-        await runs.finish(0)
-        assert await running == 10
 
     run(scenario)

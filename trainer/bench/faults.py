@@ -24,6 +24,9 @@ from trainer.progress import Progress
 IN_HASTE = {"max_waiting": 2, "max_batch_size": 2}
 """PNAG_MAX_WAITING and PNAG_MAX_BATCH_SIZE of an operator to whom an answer is worth something for 20 ms."""
 
+RECOVERY_S = 2.0
+"""After an overload; the service keeps its queue short for half of it (service/batcher.py)."""
+
 PER_S = 60.0
 """Requests under which things break; a fraction of what one worker can do."""
 
@@ -187,6 +190,7 @@ def overload(
         ask_in_turn(service.port, wanted, connections, 3)  # warm
         found = []
         for _ in range(rounds):
+            time.sleep(RECOVERY_S)
             capacity_per_s = _per_s(ask_in_turn(service.port, wanted, connections, seconds / 2), seconds / 2)
             calm = offer(service.port, wanted, capacity_per_s / 5, seconds / 2)
             busy = offer(service.port, wanted, times * capacity_per_s, seconds)
