@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import TrainingError
-from models.evaluator import AccuracyModel, GaussianProcess, MlpEnsemble, to_log_error
+from models.evaluator import AccuracyModel, GaussianProcess, MeanProcess, MlpEnsemble, to_log_error
 from models.evaluator import kernel as covariance_of
 from models.features import ArchitectureFeatures, Ties
 from models.pareto import kendall_tau
@@ -87,7 +87,7 @@ def train_evaluator(
     x_MF, accuracy_M = features_NF[fitted_on], accuracy_N[fitted_on]
     model: AccuracyModel
     if is_gaussian:
-        model, extend = fit_gaussian_process(x_MF, accuracy_M, config, seed, progress, features.ties)
+        model, extend = _fit_gaussian_processes(x_MF, accuracy_M, config, seed, progress, features.ties)
     else:
         model, extend = _fit_mlp_ensemble(x_MF, accuracy_M, config, seed, progress)
     predicted = model(features_NF[held_out])
@@ -131,19 +131,44 @@ def _finite(metrics: dict[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
 
 
+def _fit_gaussian_processes(
+    features_MF: Floats, accuracy_M: Floats, config: EvaluatorConfig, seed: int, progress: Progress, ties: Ties | None
+) -> tuple[AccuracyModel, _Extend]:
+    """The mean of one without and one with wirings, where decisions share a list; otherwise just one.
+
+    A wiring finds what one without would never see, and now and then finds what is not there: the mean of the two
+    loses less on every kind of table but the wiring's own (docs/decisions.md).
+    """
+    from trainer.fit_wiring import wired_lists
+
+    if ties is None or not wired_lists(ties):
+        return fit_gaussian_process(features_MF, accuracy_M, config, seed, progress, ties)
+
+    def fit(features: Floats, accuracy: Floats) -> MeanProcess:
+        kinds = (False, True)
+        return MeanProcess(
+            [fit_gaussian_process(features, accuracy, config, seed, progress, ties, is_wired=k)[0] for k in kinds]
+        )
+
+    return fit(features_MF, accuracy_M), fit
+
+
 def fit_gaussian_process(
     features_MF: Floats, accuracy_M: Floats, config: EvaluatorConfig, seed: int, progress: Progress,
-    ties: Ties | None = None,
+    ties: Ties | None = None, *, is_wired: bool = False,
 ) -> tuple[GaussianProcess, _Extend]:  # fmt: skip
     """Choose the kernel by marginal likelihood; the closure lets any records in.
 
     Args:
         ties: features of one group share their weights, the kernel has a quadratic part, options have an embedding that
             decisions with the same list share, and the ceiling of y is learned. None = each feature for itself, 1.
+        is_wired: the kernel has what decisions with the same list hear of each other (`trainer/fit_wiring.py`).
     """
     import gpytorch
     import linear_operator
     import torch
+
+    from trainer.fit_wiring import FittedWiring, wired_lists
 
     shift_F, spread_F = _standardise(features_MF)
     y_M = to_log_error(accuracy_M)
@@ -173,6 +198,8 @@ def fit_gaussian_process(
                 self.weight_G = torch.nn.Parameter(torch.ones(num_groups))
                 self.raw_linear = torch.nn.Parameter(torch.full((num_groups,), -2.0))
                 self.raw_quadratic = torch.nn.Parameter(torch.full((num_groups,), -3.0))
+                lists = wired_lists(ties) if is_wired else []
+                self.wirings = torch.nn.ModuleList([FittedWiring(ties, number) for number in lists])
                 self.log_gap = torch.nn.Parameter(torch.tensor(0.0))
 
         def linear_F(self) -> Any:  # noqa: N802
@@ -209,6 +236,9 @@ def fit_gaussian_process(
                 covariance = self.rbf(inputs @ self.embedding_FP()).to_dense()
                 covariance = covariance + (inputs * self.linear_F()) @ inputs.T
                 covariance = covariance + ((inputs * self.quadratic_F()) @ inputs.T) ** 2
+                for wiring in self.wirings:
+                    heard = wiring(inputs)
+                    covariance = covariance + heard @ heard.T
             # Lazily: a dense matrix would be factorised here, before the noise makes it positive definite.
             lazy = linear_operator.to_linear_operator(covariance)
             return gpytorch.distributions.MultivariateNormal(self.constant_mean(inputs), lazy)
@@ -224,6 +254,8 @@ def fit_gaussian_process(
             optimizer.zero_grad()
             targets, gain = kernel.targets()
             loss = -objective(kernel(x), targets) - gain
+            if ties is not None:
+                loss = loss + sum(wiring.penalty() for wiring in kernel.wirings) / len(x)
             loss.backward()
             optimizer.step()
             bar.step(note=f"-log likelihood {loss.item():.3f}")
@@ -244,10 +276,12 @@ def fit_gaussian_process(
         "noise": float(likelihood.noise.item()),
         "quadratic_F": None if ties is None else kernel.quadratic_F().detach().numpy(),
         "embedding_FP": None if ties is None else kernel.embedding_FP().detach().numpy(),
+        "wirings": () if ties is None else tuple(wiring.frozen() for wiring in kernel.wirings),
     }
     noise = hyperparameters["noise"]
     of_kernel = {
-        k: hyperparameters[k] for k in ("lengthscale_F", "linear_F", "outputscale", "quadratic_F", "embedding_FP")
+        k: hyperparameters[k]
+        for k in ("lengthscale_F", "linear_F", "outputscale", "quadratic_F", "embedding_FP", "wirings")
     }
 
     def condition(features: Floats, accuracy: Floats) -> GaussianProcess:
@@ -259,7 +293,7 @@ def fit_gaussian_process(
         return GaussianProcess(inputs_MF=features, weights_M=weights_M, ceiling=ceiling, **hyperparameters)
 
     def again(features: Floats, accuracy: Floats) -> GaussianProcess:
-        return fit_gaussian_process(features, accuracy, config, seed, progress, ties)[0]
+        return fit_gaussian_process(features, accuracy, config, seed, progress, ties, is_wired=is_wired)[0]
 
     # A ceiling and an embedding have much to gain from the last fifth of the records (docs/decisions.md).
     return condition(features_MF, accuracy_M), condition if ties is None else again

@@ -5,11 +5,12 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from models.evaluator import AccuracyModel, GaussianProcess, MlpEnsemble, to_log_error
+from models.evaluator import AccuracyModel, GaussianProcess, MeanProcess, MlpEnsemble, to_log_error
 from models.features import ArchitectureFeatures
 from models.search_space import Decision
 from models.spaces.registry import get_space
 from models.spaces.table_space import TableSpace
+from models.wiring import Wiring
 
 
 def _gaussian_process(rng: np.random.Generator) -> GaussianProcess:
@@ -29,6 +30,21 @@ def _with_embedding(rng: np.random.Generator) -> GaussianProcess:
     return replace(_with_pairs(rng), embedding_FP=rng.normal(size=(9, 4)) * 0.3, ceiling=0.9)
 
 
+def _with_wiring(rng: np.random.Generator) -> GaussianProcess:
+    wirings = [
+        Wiring(
+            nodes_FJC=rng.normal(size=(9, nodes, 4)) * 0.3, strength_FIJ=rng.normal(size=(9, nodes + 1, nodes)),
+            always_IJ=rng.normal(size=(nodes + 1, nodes)), gate_FJ=rng.uniform(size=(9, nodes)) * 0.2, scale=0.1,
+        )
+        for nodes in (3, 1)
+    ]  # fmt: skip
+    return replace(_with_embedding(rng), wirings=tuple(wirings))
+
+
+def _mean_of_two(rng: np.random.Generator) -> MeanProcess:
+    return MeanProcess([_with_embedding(rng), replace(_with_wiring(rng), ceiling=0.95)])
+
+
 def _mlp_ensemble(rng: np.random.Generator) -> MlpEnsemble:
     shapes = [(9, 8), (8, 4), (4, 1)]
     networks = [
@@ -38,7 +54,9 @@ def _mlp_ensemble(rng: np.random.Generator) -> MlpEnsemble:
     return MlpEnsemble(networks, rng.normal(size=9), rng.uniform(0.5, 2, 9), 1.4, 0.05)
 
 
-@pytest.mark.parametrize("make", [_gaussian_process, _with_pairs, _with_embedding, _mlp_ensemble])
+@pytest.mark.parametrize(
+    "make", [_gaussian_process, _with_pairs, _with_embedding, _with_wiring, _mean_of_two, _mlp_ensemble]
+)
 def test_onnx_computes_what_numpy_does(make: object) -> None:
     rng = np.random.default_rng(0)
     model: AccuracyModel = make(rng)  # type: ignore[operator]
@@ -48,7 +66,7 @@ def test_onnx_computes_what_numpy_does(make: object) -> None:
         np.testing.assert_allclose(session.run(None, {"features": features})[0], model(features), atol=1e-12)
 
 
-@pytest.mark.parametrize("make", [_gaussian_process, _with_pairs, _with_embedding])
+@pytest.mark.parametrize("make", [_gaussian_process, _with_pairs, _with_embedding, _with_wiring])
 def test_the_gaussian_process_equals_its_kernel_written_out(
     make: Callable[[np.random.Generator], GaussianProcess],
 ) -> None:
@@ -62,9 +80,19 @@ def test_the_gaussian_process_equals_its_kernel_written_out(
         y = gp.constant
         for z, weight in zip((gp.inputs_MF - gp.shift_F) / gp.spread_F, gp.weights_M, strict=True):
             rbf = gp.outputscale * np.exp(-0.5 * np.sum(((x - z) / gp.lengthscale_F @ embedding) ** 2))
-            y += weight * (rbf + np.sum(gp.linear_F * x * z) + np.sum(v * x * z) ** 2)
+            heard = sum((w(x[np.newaxis]) @ w(z[np.newaxis]).T).item() for w in gp.wirings)
+            y += weight * (rbf + np.sum(gp.linear_F * x * z) + np.sum(v * x * z) ** 2 + heard)
         expected.append(gp.ceiling - np.exp(-(gp.mean + gp.scale * y)))
     np.testing.assert_allclose(gp(features), expected, atol=1e-12)
+
+
+def test_processes_that_agree_are_their_own_mean_however_far_their_ceilings_lie() -> None:
+    rng = np.random.default_rng(3)
+    one, features = _with_wiring(rng), rng.normal(size=(5, 9))
+    np.testing.assert_allclose(MeanProcess([one, one])(features), one(features), atol=1e-12)
+    wider = replace(one, mean=-1.0, scale=0.01, ceiling=4.0)
+    both = MeanProcess([one, wider])(features)
+    assert np.array_equal(np.argsort(both), np.argsort(one(features)))  # their z agree
 
 
 def test_log_error_undoes_itself_and_survives_perfection() -> None:
