@@ -19,6 +19,9 @@ from service.protocol import BoundedProtocol
 from service.settings import Settings, SettingsError
 
 # On every answer. Here and not in a layer, because uvicorn checks each header of each answer, but these only once.
+SWITCH_INTERVAL_S = 0.001
+"""Python's own 5 ms are as long as a run: the event loop and the inference threads would wait for each other that long."""
+
 SECURITY_HEADERS = [("x-content-type-options", "nosniff")]
 
 
@@ -45,6 +48,7 @@ def make_worker(settings: Settings) -> FastAPI:
     from service.metrics import forget_dead_workers
 
     configure_logs(settings)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     keep_memory_together()
     forget_dead_workers()
     app = create_app(settings)

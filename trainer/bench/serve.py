@@ -35,6 +35,7 @@ BASELINES = {"pnag, cached": ("bare uvicorn ASGI hello", "FastAPI hello world", 
 """Whom ours is compared with. The uncached ones are compared with the other servers of models."""
 
 OURS = "pnag, uncached"
+OURS_TWICE = f"{OURS}, 2 workers"
 PEERS = ("LitServe", "BentoML", "MLServer")
 LATE_S = 10
 
@@ -298,7 +299,7 @@ def _ratios(rounds: dict[str, list[Round]]) -> list[dict[str, Any]]:
         if other.startswith(PEERS):
             pairs.append((OURS, other))
             if other.endswith("2 workers"):
-                pairs.append((f"{OURS}, 2 workers", other))
+                pairs.append((OURS_TWICE, other))
     result = []
     for ours, other in pairs:
         if ours in rounds and other in rounds:
