@@ -3,6 +3,7 @@
 Axis letters: B = architectures, D = decisions. Knows nothing of what is being added: ms, MACs, parameters.
 """
 
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -31,13 +32,27 @@ class GroupedCost:
         self.constant = constant
         self._reduce = reduce
         self.groups = tuple(groups)
+        # All look-ups in one, as places in all tables end to end, the constant first: a look-up per group would take
+        # several times as long.
+        self._values = np.concatenate([[constant], *(table.ravel() for _, table in self.groups)])
+        width = max((i for indices, _ in self.groups for i in indices), default=-1) + 1
+        self._stride_DG, self._inactive_DG = np.zeros((2, width, 1 + len(self.groups)))
+        for column, (indices, table) in enumerate(self.groups, start=1):
+            for axis, index in enumerate(indices):
+                self._stride_DG[index, column] = math.prod(table.shape[axis + 1 :])
+                self._inactive_DG[index, column] = table.shape[axis] * self._stride_DG[index, column]
+        sizes = [0, 1, *(table.size for _, table in self.groups)]
+        self._start_G = np.cumsum(sizes, dtype=np.float64)[:-1]
 
     def __call__(self, tokens_BD: Tokens) -> Floats:
         """Cost of each architecture, shape [B]; tokens must be canonical."""
-        total = np.full(len(tokens_BD), self.constant)
-        for indices, table in self.groups:
-            total = self._reduce(total, table[tuple(tokens_BD[:, i] for i in indices)])
-        return total
+        tokens_BD = tokens_BD[:, : len(self._stride_DG)]
+        # In float64, which is exact here, because BLAS multiplies it.
+        places_BG = tokens_BD.astype(np.float64) @ self._stride_DG + (tokens_BD < 0) @ self._inactive_DG
+        values_BG = self._values[(places_BG + self._start_G).astype(np.int64)]
+        # One after the other: how `reduce` rounds depends on the shape, and a cost must not depend on the batch.
+        total_B: Floats = self._reduce.accumulate(values_BG, axis=1)[:, -1]
+        return total_B
 
 
 class LayerCost(GroupedCost):

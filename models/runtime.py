@@ -34,7 +34,7 @@ REMEMBERED_ACCURACIES = 20_000
 """Networks whose predicted accuracy is kept, some 250 bytes each."""
 
 REMEMBERED_ANSWERS = 4000
-"""Networks that were an answer and whose spelling is kept: most budgets are answered with one of a thousand or two."""
+"""Networks that were an answer and are kept as such: most budgets are answered with one of a thousand or two."""
 
 BYTES_PER_NUMBER = {"fp32": 4, "fp16": 2, "int8": 1}
 
@@ -151,7 +151,7 @@ class OnnxGenerator:
         self._evaluator = _session(bundle, EVALUATOR, threads)
         self._threads = threads
         self._accuracies = Recent[bytes, float](REMEMBERED_ACCURACIES)
-        self._encodings = Recent[bytes, str](REMEMBERED_ANSWERS)
+        self._architectures = Recent[bytes, Architecture](REMEMBERED_ANSWERS)
         self._width = int(space.num_options_D.max())
         self._features = ArchitectureFeatures(space)
         self._costs = bundle.costs()
@@ -213,11 +213,15 @@ class OnnxGenerator:
         values = self._evaluate(samples_ND)
         # Where the mask cannot rule out every forbidden combination, none of them fits any budget.
         values.latency_ms[~self._costs.allowed(samples_ND)] = np.inf
+        # Best first, so that of any of them the best are those with the smallest places.
+        best_first = _best_first(values)
+        samples_ND, values = samples_ND[best_first], values.take(best_first)
+        places_BS = np.argsort(best_first)[places_BS]
         owners = np.array([number for number, _ in rows], dtype=np.int64)
         for number, budget in plain_ms.items():
             places = np.unique(places_BS[owners == number])
             try:
-                results[number] = self._select(queries[number], budget, samples_ND[places], values.take(places))
+                results[number] = self._select(queries[number], budget, samples_ND, values, places)
             except BudgetError as exc:
                 results[number] = exc
         assert all(result is not None for result in results)
@@ -269,45 +273,51 @@ class OnnxGenerator:
         noise_BSDC[:, 0] = 0.0
         return noise_BSDC
 
-    def _select(self, query: Query, budget: float, samples_ND: Tokens, values: "_Values") -> Answer:
-        """Check this query's samples exactly, put the best of the front beside them, and keep the best that fits."""
+    def _select(
+        self, query: Query, budget: float, samples_ND: Tokens, values: "_Values", places: NDArray[np.int64]
+    ) -> Answer:
+        """Check this query's samples exactly, put the best of the front beside them, and keep the best that fits.
+
+        Args:
+            samples_ND, values: of all queries, best first.
+            places: which of them are this query's, rising.
+        """
         count = 1 + query.num_alternatives
-        sampled = self._best(values, query, budget)[:count]
+        sampled = self._fitting(values, query, budget, places)[:count]
         # A network that was sampled too must not appear twice, so look a little further down the front.
         remembered = self._best_of_front(query, budget)[: 2 * count]
-        keys = {samples_ND[i].tobytes() for i in sampled}
-        remembered = np.array([i for i in remembered if self._front_FD[i].tobytes() not in keys], dtype=np.int64)
-        tokens_ND = np.concatenate([samples_ND[sampled], self._front_FD[remembered]])
-        pool = values.take(sampled).followed_by(self._front.take(remembered))
-        order = np.lexsort((pool.latency_ms, -pool.accuracy))[:count]
-        if not len(order):
+        pool: dict[bytes, tuple[str, Tokens, list[float]]] = {}
+        for i in sampled:
+            pool[samples_ND[i].tobytes()] = "generator", samples_ND[i], values.of(i)
+        for i in remembered:
+            pool.setdefault(self._front_FD[i].tobytes(), ("front", self._front_FD[i], self._front.of(i)))
+        best_first = sorted(pool.values(), key=lambda one: (-one[2][0], one[2][1]))[:count]
+        if not best_first:
             raise self._infeasible(query)
-        best = self._candidates(tokens_ND[order], pool.take(order), query.coverage)
-        source = "generator" if order[0] < len(sampled) else "front"
-        return Answer(query.budget_ms, best[0], self._binding(query, best[0].predicted), source, tuple(best[1:]))
+        best, *others = [self._candidate(tokens_D, known, query.coverage) for _, tokens_D, known in best_first]
+        return Answer(query.budget_ms, best, self._binding(query, best.predicted), best_first[0][0], tuple(others))
 
-    def _best(self, values: "_Values", query: Query, budget: float) -> NDArray[np.int64]:
-        """Indices of the networks that fit, most accurate first, then fastest."""
-        fits_N = values.latency_ms <= budget
+    def _fitting(self, values: "_Values", query: Query, budget: float, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of the networks at `places` that keep budget and limits."""
+        fits = values.latency_ms[places] <= budget
         for name, value in query.limits.items():
-            fits_N &= self._limited(values, name) <= value
-        order = np.lexsort((values.latency_ms, -values.accuracy))
-        return order[fits_N[order]]
+            fits &= self._limited(values, name)[places] <= value
+        return places[fits]
 
     def _best_of_front(self, query: Query, budget: float) -> NDArray[np.int64]:
         """The same for the front: it rises in both columns, so there is nothing to sort."""
         found = np.arange(np.searchsorted(self._front.latency_ms, budget, side="right"))[::-1]
-        for name, value in query.limits.items():
-            found = found[self._limited(self._front, name)[found] <= value]
-        return found
+        return self._fitting(self._front, query, budget, found) if query.limits.items() else found
 
     @staticmethod
     def _distinct(tokens_BSD: Tokens) -> tuple[Tokens, NDArray[np.int64]]:
         """Each sampled architecture once, shape [N, D], and where each sample went, shape [B, S]."""
-        rows_ND = np.ascontiguousarray(tokens_BSD.reshape(-1, tokens_BSD.shape[2]).astype(np.int16))
-        keys_N = rows_ND.view(np.dtype((np.void, rows_ND.dtype.itemsize * rows_ND.shape[1]))).ravel()
-        _, first, places = np.unique(keys_N, return_index=True, return_inverse=True)
-        return rows_ND[first].astype(np.int64), places.reshape(tokens_BSD.shape[:2])
+        rows_ND = tokens_BSD.reshape(-1, tokens_BSD.shape[2])
+        first_of: dict[bytes, int] = {}  # np.unique would sort, which takes longer
+        firsts = [first_of.setdefault(key, row) for row, key in enumerate(_keys(rows_ND))]
+        place_of = {row: place for place, row in enumerate(first_of.values())}
+        places_BS = np.array([place_of[row] for row in firsts], dtype=np.int64).reshape(tokens_BSD.shape[:2])
+        return rows_ND[list(place_of)], places_BS
 
     def _binding(self, query: Query, predicted: Prediction) -> str:
         """The limit whose use is closest to 1; "none" when even the largest of the front leaves room everywhere."""
@@ -356,8 +366,7 @@ class OnnxGenerator:
 
     def _accuracy(self, tokens_ND: Tokens) -> Floats:
         """Predicted accuracy, shape [N]. Samples of one budget come up again for others, two of three of them."""
-        tokens = tokens_ND.astype(np.int16)
-        keys = [row_D.tobytes() for row_D in tokens]
+        keys = _keys(tokens_ND)
         accuracy_N = np.array([self._accuracies.get(key) for key in keys], dtype=np.float64)  # NaN for None
         new = np.flatnonzero(np.isnan(accuracy_N))
         if len(new):
@@ -400,41 +409,43 @@ class OnnxGenerator:
         return min(macs, none), min(params, size, none)
 
     def _candidates(self, tokens_ND: Tokens, values: "_Values", coverage: float | None) -> list[Candidate]:
-        coverage = self.bundle.latency_table.default_coverage if coverage is None else coverage
-        factor = self.bundle.latency_table.bound_factor(coverage)
-        interval = self.bundle.interval
-        candidates = []
-        for i, tokens_D in enumerate(tokens_ND):
-            accuracy = float(values.accuracy[i])
-            accuracy_interval = _accuracy_interval(accuracy, interval[1]) if interval else None
-            params, peak = _known(values.params[i]), _known(values.peak_activations[i])
-            candidates.append(
-                Candidate(
-                    Architecture(self._space.name, self._spell(tokens_D)),
-                    Prediction(
-                        accuracy=accuracy,
-                        accuracy_interval=accuracy_interval,
-                        interval_coverage=interval[0] if interval else None,
-                        latency_ms=float(values.latency_ms[i]),
-                        latency_upper_ms=float(values.latency_ms[i]) * factor,
-                        latency_coverage=coverage,
-                        macs=_known(values.macs[i]),
-                        params=params,
-                        size_bytes=None if params is None else params * self._bytes,
-                        peak_memory_bytes=None if peak is None else peak * self._bytes,
-                        metric=self._metric.describe(accuracy, accuracy_interval) if self._metric else None,
-                    ),
-                )
-            )
-        return candidates
+        return [self._candidate(tokens_D, values.of(i), coverage) for i, tokens_D in enumerate(tokens_ND)]
 
-    def _spell(self, tokens_D: Tokens) -> str:
+    def _candidate(self, tokens_D: Tokens, known: Sequence[float], coverage: float | None) -> Candidate:
+        """With its prediction.
+
+        Args:
+            known: its accuracy, latency_ms, macs, params and peak_activations.
+        """
+        accuracy, latency_ms, macs, *sizes = known
+        coverage = self.bundle.latency_table.default_coverage if coverage is None else coverage
+        interval = self.bundle.interval
+        accuracy_interval = _accuracy_interval(accuracy, interval[1]) if interval else None
+        params, peak = map(_known, sizes)
+        return Candidate(
+            self._architecture(tokens_D),
+            Prediction(
+                accuracy=accuracy,
+                accuracy_interval=accuracy_interval,
+                interval_coverage=interval[0] if interval else None,
+                latency_ms=latency_ms,
+                latency_upper_ms=latency_ms * self.bundle.latency_table.bound_factor(coverage),
+                latency_coverage=coverage,
+                macs=_known(macs),
+                params=params,
+                size_bytes=None if params is None else params * self._bytes,
+                peak_memory_bytes=None if peak is None else peak * self._bytes,
+                metric=self._metric.describe(accuracy, accuracy_interval) if self._metric else None,
+            ),
+        )
+
+    def _architecture(self, tokens_D: Tokens) -> Architecture:
         key = tokens_D.tobytes()
-        encoding = self._encodings.get(key)
-        if encoding is None:
-            encoding = self._space.spell(tokens_D)
-            self._encodings.put(key, encoding)
-        return encoding
+        architecture = self._architectures.get(key)
+        if architecture is None:
+            architecture = Architecture(self._space.name, self._space.spell(tokens_D))
+            self._architectures.put(key, architecture)
+        return architecture
 
     def _coverage(self, query: Query) -> float:
         return self.bundle.latency_table.default_coverage if query.coverage is None else query.coverage
@@ -483,8 +494,22 @@ class _Values:
     def take(self, indices: NDArray[np.int64]) -> "_Values":
         return _Values(self._table_5N[:, indices])
 
-    def followed_by(self, other: "_Values") -> "_Values":
-        return _Values(np.concatenate([self._table_5N, other._table_5N], axis=1))
+    def of(self, index: int) -> list[float]:
+        """All five of one architecture."""
+        row: list[float] = self._table_5N[:, index].tolist()
+        return row
+
+
+def _best_first(values: "_Values") -> NDArray[np.int64]:
+    """Indices by falling accuracy, the faster of two equals first."""
+    return np.lexsort((values.latency_ms, -values.accuracy))
+
+
+def _keys(tokens_ND: Tokens) -> list[bytes]:
+    """What tells each row from others."""
+    rows = np.ascontiguousarray(tokens_ND, dtype=np.int16)
+    data, width = rows.tobytes(), rows.shape[1] * rows.itemsize
+    return [data[start : start + width] for start in range(0, len(data), width)]
 
 
 def _session(bundle: Bundle, name: str, threads: int) -> onnxruntime.InferenceSession:

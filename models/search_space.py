@@ -56,7 +56,7 @@ class Architecture:
     space: str
     encoding: str
 
-    @property
+    @cached_property
     def id(self) -> str:
         """First 16 hex digits of the sha256 of `space|encoding`."""
         return hashlib.sha256(f"{self.space}|{self.encoding}".encode()).hexdigest()[:16]

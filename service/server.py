@@ -20,7 +20,7 @@ from service.settings import Settings, SettingsError
 
 # On every answer. Here and not in a layer, because uvicorn checks each header of each answer, but these only once.
 SWITCH_INTERVAL_S = 0.001
-"""Python's own 5 ms are as long as a run: the event loop and the inference threads would wait for each other that long."""
+"""Python's own 5 ms are as long as a run: event loop and inference threads would wait so long for each other."""
 
 SECURITY_HEADERS = [("x-content-type-options", "nosniff")]
 

@@ -55,9 +55,7 @@ def best_peer(report: dict[str, Any], *, has_two_workers: bool) -> str:
 def _targets(serve: dict[str, Any], faults: dict[str, Any], soak: dict[str, Any]) -> str:
     ratios = {(r["of"], r["over"]): r for r in serve["ratios"]}
     cached = "pnag, cached"
-    pairs = [
-        (ours, best_peer(serve, has_two_workers=has_two)) for ours, has_two in ((OURS, False), (OURS_TWICE, True))
-    ]
+    pairs = [(ours, best_peer(serve, has_two_workers=has_two)) for ours, has_two in ((OURS, False), (OURS_TWICE, True))]
     fastapi = ratios[cached, "FastAPI hello world"]["requests_per_s"]
     bare = ratios[cached, "bare uvicorn ASGI hello"]["requests_per_s"]
     memory_mb = max(c["largest_mb"] for name, c in serve["contenders"].items() if name.startswith("pnag"))
