@@ -35,6 +35,14 @@ def test_parquet_reads_as_csv_does(tmp_path: Path) -> None:
     assert again.require_latency().tolist() == [3.5]
 
 
+def test_a_spreadsheets_csv_reads_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "records.csv"
+    path.write_bytes(b"\xef\xbb\xbfarchitecture,accuracy\r\n02012100,.892\r\n11111221,.923\r\n")
+    records = read_records(path, SPACE)
+    assert records.encodings == ("02012100", "11111221")
+    assert records.require_accuracy().tolist() == [0.892, 0.923]
+
+
 def test_the_benchmarks_own_json_is_read(tmp_path: Path) -> None:
     document = {
         "02012100": {"mean_acc": 89.2, "params": 1, "flops": 2},

@@ -43,6 +43,20 @@ def test_both_forms_of_a_table_read_the_same(tmp_path: Path, space: TableSpace) 
     assert np.array_equal(columns.tokens_ND, joined.tokens_ND)
 
 
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("byte_order_mark", [b"", b"\xef\xbb\xbf"])
+def test_a_spreadsheets_csv_reads_the_same(
+    tmp_path: Path, space: TableSpace, byte_order_mark: bytes, line_end: bytes
+) -> None:
+    text = HEADER.replace("a,", '"a",') + "".join(ROWS)
+    (tmp_path / "r.csv").write_bytes(byte_order_mark + text.encode().replace(b"\n", line_end))
+    reading = read_table(tmp_path / "r.csv", space)
+    assert reading.problems == []
+    assert reading.encodings == ("0::x", "1:conv:x", "no:pool:NA")
+    assert reading.latency_ms_N is not None
+    assert reading.latency_ms_N.tolist() == [1, 2, 3]
+
+
 def test_parquet_numbers_are_their_options(tmp_path: Path) -> None:
     import pandas as pd
 
