@@ -56,11 +56,10 @@ def percentile_ms(asked: Sequence[Asked], percent: float) -> float:
 
 
 async def _offer(port: int, requests: Iterable[Request], per_s: float, seconds: float) -> list[Asked]:
-    prepared = list(islice(requests, round(per_s * seconds)))  # what is asked for is made up before the clock runs
     pool = _Pool(port)
     start = time.perf_counter()
     tasks = []
-    for number, (kind, content) in enumerate(prepared):
+    for number, (kind, content) in enumerate(islice(requests, round(per_s * seconds))):
         due = start + number / per_s
         if (ahead := due - time.perf_counter()) > 0:
             await asyncio.sleep(ahead)
