@@ -7,9 +7,9 @@ decisions, such as how they are connected, set which of the nodes before it, and
     m_j = s_0j 1 + sum_{0 < i <= j} s_ij h_(i-1)     what node j hears: a mixture, so that no chain of them grows
     h_j = (1 - g_j) o_j + g_j m_j                    what it passes on; a skip would pass on all it hears
 
-with o_j the coordinates of its option and g_j in [0, 1] how much that option lets through. The features are
-sum_j o_j m_j', products of an option and what it hears: what is learned of a pair counts at every place and under
-every connection where the two meet. Nobody states who hears whom; that is fitted.
+with o_j the coordinates of its option and g_j in [0, 1] how much that option lets through: message passing on a graph
+whose edges are soft and learned. The features are sum_j o_j m_j', products of an option and what it hears: what is
+learned of a pair counts at every place and under every connection where the two meet. Nobody states who hears whom.
 
 Axis letters: N = architectures, F = features, J = nodes, I = the input and the nodes, C = coordinates of an option and
 one more, which is the input's: 1 in the raw input, 0 in every option.

@@ -32,6 +32,14 @@ def test_batched_costs_equal_layer_by_layer_sums(space: SearchSpace) -> None:
     assert LayerCost(space, lambda _: 1.0, constant=0.5)(tokens_ND).tolist() == [len(net) + 0.5 for net in layers]
 
 
+def test_a_cost_does_not_depend_on_who_else_is_asked_for(space: SearchSpace) -> None:
+    cost = LayerCost(space, lambda layer: layer.macs**0.37, constant=0.1)
+    tokens_ND = space.sample(300, np.random.default_rng(2))
+    together = cost(tokens_ND).tolist()
+    assert together == [cost(row_D[np.newaxis])[0] for row_D in tokens_ND]
+    assert together == cost(np.asfortranarray(tokens_ND)).tolist()
+
+
 def test_the_last_floor_plus_the_last_step_is_the_cost(space: SearchSpace) -> None:
     costs = [macs_cost(space), LayerCost(space, lambda layer: layer.params**0.5, constant=3.0)]
     slack = SlackTable.build(space, costs)

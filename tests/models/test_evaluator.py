@@ -134,3 +134,14 @@ def test_alike_decisions_are_counted_together_and_each_decision_is_a_group() -> 
     assert ties.options_F.tolist()[:10] == [0, 1, 2, 3, 4, 2, 3, 4, 3, 4], "op3's y and z are those of op1"
     assert ties.places_F.tolist()[:10] == [0, 1, 0, 1, 2, 0, 1, 2, 1, 2]
     assert set(ties.options_F[10:]) == {-1}
+
+
+def test_the_deviation_counts_every_part_of_the_kernel() -> None:
+    """As if each architecture had been one of the inputs: k(x, x) from the kernel itself."""
+    rng = np.random.default_rng(5)
+    one, features_NF = _with_wiring(rng), rng.normal(size=(6, 9))
+    prior_N = np.diag(replace(one, inputs_MF=features_NF)._kernel(features_NF))
+    covariance_MM = one._kernel(one.inputs_MF) + one.noise * np.eye(len(one.inputs_MF))
+    cross_NM = one._kernel(features_NF)
+    explained_N = np.einsum("nm,nm->n", cross_NM, np.linalg.solve(covariance_MM, cross_NM.T).T)
+    np.testing.assert_allclose(one.deviation(features_NF), one.scale * np.sqrt(prior_N - explained_N), rtol=1e-6)

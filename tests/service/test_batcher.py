@@ -1,7 +1,8 @@
 """What is asked at the same time is asked together, and nobody waits in vain."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from service.batcher import Batcher
 
@@ -32,8 +33,8 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def run(scenario: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(scenario(), 20))  # type: ignore[arg-type]
+def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(asyncio.wait_for(scenario(), 20))
 
 
 def test_what_waits_while_one_batch_runs_is_the_next_batch() -> None:

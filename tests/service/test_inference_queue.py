@@ -2,8 +2,9 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -70,8 +71,8 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def run(scenario: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(scenario(), 20))  # type: ignore[arg-type]
+def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(asyncio.wait_for(scenario(), 20))
 
 
 def test_what_waits_while_one_batch_runs_is_the_next_batch(executor: ThreadPoolExecutor) -> None:
@@ -194,6 +195,24 @@ def test_an_asker_who_leaves_gives_its_place_back_and_is_not_run(executor: Threa
         runs.finish(0)
         runs.finish(1)
         assert await asyncio.gather(*first, *stayer) == [0, 20]
+        assert runs.batches == [[0], [2]]
+
+    run(scenario)
+
+
+def test_who_left_while_there_was_room_is_not_run_either(executor: ThreadPoolExecutor) -> None:
+    async def scenario() -> None:
+        runs = Runs()
+        inference = queue(executor, runs, max_batch_size=4)
+        first = ask(inference, 0)
+        await runs.begun(1)
+        leaver, stayer = ask(inference, 1, 2)
+        await settle()
+        leaver.cancel()
+        await settle()
+        runs.finish(0)
+        runs.finish(1)
+        assert [await first[0], await stayer] == [0, 20]
         assert runs.batches == [[0], [2]]
 
     run(scenario)

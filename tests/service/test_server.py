@@ -258,3 +258,38 @@ def test_an_old_client_gets_a_ready_answer_too_and_the_connection_closes(server:
         head, _, content = read_all(connection).partition(b"\r\n\r\n")
     assert b"connection: close" in head.lower()
     assert json.loads(content)["budget_ms"] == 6
+
+
+def test_a_refusal_in_haste_says_what_one_through_the_framework_does(bundle_folder: Path) -> None:
+    server = Server(bundle_folder, max_batch_size=1, max_waiting=1, inference_threads=1, num_candidates=1024)
+
+    def refused(path: str, body: bytes) -> tuple[dict[str, str], dict[str, Any]]:
+        request = b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+        with contextlib.ExitStack() as stack:
+            connections = [stack.enter_context(server.connect()) for _ in range(8)]
+            for number, connection in enumerate(connections):
+                budget = b"%.3f" % (6 + number / 8)
+                content = body.replace(b"%BUDGET", budget)
+                connection.sendall(request % (path.encode().replace(b"%BUDGET", budget), len(content), content))
+            for connection in connections:
+                response = http.client.HTTPResponse(connection)
+                response.begin()
+                content = response.read()
+                if response.status == 503:
+                    return {k.lower(): v for k, v in response.getheaders()}, json.loads(content)
+        raise AssertionError("eight at a time were all answered")
+
+    try:
+        at_once, problem = refused("/generate", b'{"budget_ms": %BUDGET}')
+        properly, same_problem = refused("/generate?budget_ms=%BUDGET", b"")
+    finally:
+        server.close()
+    assert problem["type"] == same_problem["type"] == "urn:pnag:problem:overloaded"
+    assert (problem["status"], problem["request_id"]) == (503, at_once["x-request-id"])
+    assert problem.keys() == same_problem.keys()
+    assert at_once.keys() == properly.keys()
+    varying = ("content-length", "x-request-id", "date")
+    assert [v for k, v in sorted(at_once.items()) if k not in varying] == [
+        v for k, v in sorted(properly.items()) if k not in varying
+    ]
+    assert at_once["retry-after"] == "1"
