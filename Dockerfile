@@ -16,8 +16,9 @@ RUN python -m venv --without-pip /opt/venv \
        install --no-deps --no-compile --require-hashes --requirement requirements/serve.txt \
     && find /opt/venv -type d \( -name tests -o -name test \) -prune -exec rm -rf {} +
 COPY cli.py LICENSE /opt/venv/lib/python3.11/site-packages/
-COPY models /opt/venv/lib/python3.11/site-packages/models
-COPY service /opt/venv/lib/python3.11/site-packages/service
+COPY pnag/__init__.py /opt/venv/lib/python3.11/site-packages/pnag/
+COPY models /opt/venv/lib/python3.11/site-packages/pnag/models
+COPY service /opt/venv/lib/python3.11/site-packages/pnag/service
 COPY deploy/image/pnag deploy/image/install-bundle /opt/venv/bin/
 ARG VERSION=0.1.0
 # The metadata of an installed package: training writes the version into its bundles.
@@ -78,7 +79,7 @@ RUN python -m pip --disable-pip-version-check --no-cache-dir --python /opt/venv/
       install --no-deps --require-hashes --requirement requirements/train.txt \
     && python -m pip --disable-pip-version-check --no-cache-dir --python /opt/venv/bin/python \
       install ${TORCH_FLAGS} --requirement requirements/torch.txt
-COPY trainer /opt/venv/lib/python3.11/site-packages/trainer
+COPY trainer /opt/venv/lib/python3.11/site-packages/pnag/trainer
 
 FROM runtime AS trainer
 COPY --from=trainer-build /opt/venv /opt/venv

@@ -11,13 +11,17 @@ from collections.abc import Iterator, Sequence
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from models.errors import PnagError
-from service.commands import app as service_app
-from service.explain_commands import app as explain_app
+from pnag.models.errors import PnagError
+from pnag.service.commands import app as service_app
+from pnag.service.explain_commands import app as explain_app
 
-LATER = {"trainer.commands": None, "trainer.space_commands": None, "trainer.latency.commands": "latency"}
-LATER |= {"trainer.bench.commands": "bench", "trainer.label.commands": None, "trainer.supernet.commands": "supernet"}
-LATER |= {"trainer.supernet.export_commands": None}
+LATER = {"pnag.trainer.commands": None, "pnag.trainer.space_commands": None, "pnag.trainer.latency.commands": "latency"}
+LATER |= {
+    "pnag.trainer.bench.commands": "bench",
+    "pnag.trainer.label.commands": None,
+    "pnag.trainer.supernet.commands": "supernet",
+}
+LATER |= {"pnag.trainer.supernet.export_commands": None}
 """Modules with a typer `app`, and the sub-command that holds its commands; None = top level."""
 
 

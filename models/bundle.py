@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from models.errors import BundleError, PnagError
-from models.files import is_number, read_json_object, to_json, write_atomic
-from models.latency_table import LatencyTable
-from models.metric import Metric
-from models.network_weights import WeightsIndex, read_index
-from models.search_space import SearchSpace, Tokens
-from models.spaces.registry import space_from_dict
-from models.table_costs import NetworkCosts, TableCosts
+from pnag.models.errors import BundleError, PnagError
+from pnag.models.files import is_number, read_json_object, to_json, write_atomic
+from pnag.models.latency_table import LatencyTable
+from pnag.models.metric import Metric
+from pnag.models.network_weights import WeightsIndex, read_index
+from pnag.models.search_space import SearchSpace, Tokens
+from pnag.models.spaces.registry import space_from_dict
+from pnag.models.table_costs import NetworkCosts, TableCosts
 
 FORMAT_VERSION = 1
 MANIFEST, GENERATOR, EVALUATOR = "manifest.json", "generator.onnx", "evaluator.onnx"

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from models.layers import Layer
-from models.search_space import CostGroup, SearchSpace, Tokens
+from pnag.models.layers import Layer
+from pnag.models.search_space import CostGroup, SearchSpace, Tokens
 
 Floats = NDArray[np.float64]
 

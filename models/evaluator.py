@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from models.onnx_graph import GraphBuilder, model_bytes
-from models.wiring import Wiring
+from pnag.models.onnx_graph import GraphBuilder, model_bytes
+from pnag.models.wiring import Wiring
 
 Floats = NDArray[np.float64]
 

@@ -9,8 +9,8 @@ from functools import cached_property
 
 import numpy as np
 
-from models.runtime import Answer, Candidate, OnnxGenerator, Query
-from models.search_space import INACTIVE, Option, Tokens
+from pnag.models.runtime import Answer, Candidate, OnnxGenerator, Query
+from pnag.models.search_space import INACTIVE, Option, Tokens
 
 STEP = 0.001
 """Accuracy (a fraction) that the next step is priced for: .1 %."""

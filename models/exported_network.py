@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from models.bundle import WEIGHTS, Bundle
-from models.errors import WeightsError
-from models.network_graph import network_model
-from models.network_weights import read_network
-from models.runtime import Candidate
+from pnag.models.bundle import WEIGHTS, Bundle
+from pnag.models.errors import WeightsError
+from pnag.models.network_graph import network_model
+from pnag.models.network_weights import read_network
+from pnag.models.runtime import Candidate
 
 
 def build_network(bundle: Bundle, candidate: Candidate) -> bytes:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.costs import macs_cost, params_cost
-from models.search_space import SearchSpace, Tokens
+from pnag.models.costs import macs_cost, params_cost
+from pnag.models.search_space import SearchSpace, Tokens
 
 Floats = NDArray[np.float64]
 

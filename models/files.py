@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from models.errors import PnagError
+from pnag.models.errors import PnagError
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.search_space import INACTIVE, SearchSpace, Tokens
-from models.slack import SlackTable
+from pnag.models.search_space import INACTIVE, SearchSpace, Tokens
+from pnag.models.slack import SlackTable
 
 BUMP_CENTRES = np.linspace(0.0, 1.0, 9)
 BUMP_WIDTH = 0.12

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.costs import GroupedCost, LayerCost
-from models.errors import BudgetError, LatencyTableError, MissingLayerError
-from models.files import is_number, read_json_object, to_json, write_atomic
-from models.layers import Layer
-from models.learned_latency import LearnedLatency
-from models.search_space import Option, SearchSpace, Tokens
+from pnag.models.costs import GroupedCost, LayerCost
+from pnag.models.errors import BudgetError, LatencyTableError, MissingLayerError
+from pnag.models.files import is_number, read_json_object, to_json, write_atomic
+from pnag.models.layers import Layer
+from pnag.models.learned_latency import LearnedLatency
+from pnag.models.search_space import Option, SearchSpace, Tokens
 
 FORMAT_VERSION = 1
 PLAIN_COVERAGE = 0.5

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.costs import GroupedCost
-from models.errors import LatencyTableError
-from models.files import is_number
-from models.layers import Layer
-from models.search_space import INACTIVE, Option, SearchSpace, Tokens
+from pnag.models.costs import GroupedCost
+from pnag.models.errors import LatencyTableError
+from pnag.models.files import is_number
+from pnag.models.layers import Layer
+from pnag.models.search_space import INACTIVE, Option, SearchSpace, Tokens
 
 Floats = NDArray[np.float64]
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import SearchSpaceError
-from models.files import is_number
+from pnag.models.errors import SearchSpaceError
+from pnag.models.files import is_number
 
 Floats = NDArray[np.float64]
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import SearchSpaceError, WeightsError
-from models.layers import Activation, Layer
+from pnag.models.errors import SearchSpaceError, WeightsError
+from pnag.models.layers import Activation, Layer
 
 Floats = NDArray[np.float32]
 Shape = tuple[int | str, ...]

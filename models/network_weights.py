@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import WeightsError
-from models.files import read_json_object, to_json
-from models.search_space import SearchSpace
+from pnag.models.errors import WeightsError
+from pnag.models.files import read_json_object, to_json
+from pnag.models.search_space import SearchSpace
 
 FORMAT_VERSION = 1
 Floats = NDArray[np.float32]

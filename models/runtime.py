@@ -14,13 +14,13 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from models.bundle import EVALUATOR, GENERATOR, Bundle
-from models.errors import BudgetError, BundleError, InfeasibleBudgetError
-from models.features import ArchitectureFeatures
-from models.metric import MetricValue
-from models.pareto import pareto_front
-from models.recent import Recent
-from models.search_space import Architecture, Tokens
+from pnag.models.bundle import EVALUATOR, GENERATOR, Bundle
+from pnag.models.errors import BudgetError, BundleError, InfeasibleBudgetError
+from pnag.models.features import ArchitectureFeatures
+from pnag.models.metric import MetricValue
+from pnag.models.pareto import pareto_front
+from pnag.models.recent import Recent
+from pnag.models.search_space import Architecture, Tokens
 
 Floats = NDArray[np.float64]
 

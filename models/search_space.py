@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import EncodingError, SearchSpaceError
-from models.layers import Layer
+from pnag.models.errors import EncodingError, SearchSpaceError
+from pnag.models.layers import Layer
 
 Tokens = NDArray[np.int64]
 Option = int | str

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.costs import GroupedCost
-from models.search_space import INACTIVE, SearchSpace, Tokens
+from pnag.models.costs import GroupedCost
+from pnag.models.search_space import INACTIVE, SearchSpace, Tokens
 
 FORBIDDEN = np.float32(np.inf)
 

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.costs import GroupedCost, macs_cost, params_cost, peak_activations_cost
-from models.errors import BundleError, EncodingError
-from models.files import is_number, read_json_object
-from models.latency_table import LatencyTable
-from models.search_space import INACTIVE, SearchSpace, Tokens
+from pnag.models.costs import GroupedCost, macs_cost, params_cost, peak_activations_cost
+from pnag.models.errors import BundleError, EncodingError
+from pnag.models.files import is_number, read_json_object
+from pnag.models.latency_table import LatencyTable
+from pnag.models.search_space import INACTIVE, SearchSpace, Tokens
 
 Floats = NDArray[np.float64]
 Cost = Callable[[Tokens], Floats]

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.onnx_graph import GraphBuilder
+from pnag.models.onnx_graph import GraphBuilder
 
 Floats = NDArray[np.float64]
 

@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import cli  # noqa: E402
-from service.app import create_app  # noqa: E402
-from service.settings import Settings  # noqa: E402
+from pnag.service.app import create_app  # noqa: E402
+from pnag.service.settings import Settings  # noqa: E402
 
 DOCS = ROOT / "docs"
 

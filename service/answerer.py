@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from cachetools import LRUCache
 
-from models.errors import InfeasibleBudgetError, PnagError
-from models.runtime import Limits, Query
-from models.search_space import Architecture
-from service.bodies import answer_body, architecture_body, to_json
-from service.bundles import BundleStore
-from service.errors import InfeasibleError, UnknownArchitectureError
-from service.loaded_bundle import LoadedBundle
-from service.schemas import Conditions, GenerateRequest
-from service.settings import Settings
+from pnag.models.errors import InfeasibleBudgetError, PnagError
+from pnag.models.runtime import Limits, Query
+from pnag.models.search_space import Architecture
+from pnag.service.bodies import answer_body, architecture_body, to_json
+from pnag.service.bundles import BundleStore
+from pnag.service.errors import InfeasibleError, UnknownArchitectureError
+from pnag.service.loaded_bundle import LoadedBundle
+from pnag.service.schemas import Conditions, GenerateRequest
+from pnag.service.settings import Settings
 
 if TYPE_CHECKING:
-    from service.redis_cache import RedisCache
+    from pnag.service.redis_cache import RedisCache
 
 FORMAT = 1
 """Of answers in Redis: replicas with different code may share one. Raise it when `answer_body` changes."""

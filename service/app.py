@@ -11,21 +11,21 @@ from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.answerer import Answerer
-from service.bounds import Patience, ReadBody
-from service.bundles import BundleStore
-from service.errors import add_handlers
-from service.front import Front
-from service.front_cache import FrontCache
-from service.hot_path import HotPath
-from service.lifecycle import Lifecycle
-from service.loaded_bundle import LoadedBundle, open_bundle
-from service.metrics import Metrics
-from service.model_files import ModelFiles
-from service.openapi import document_problems
-from service.reloader import Reloader
-from service.request_log import RequestLog
-from service.routes import (
+from pnag.service.answerer import Answerer
+from pnag.service.bounds import Patience, ReadBody
+from pnag.service.bundles import BundleStore
+from pnag.service.errors import add_handlers
+from pnag.service.front import Front
+from pnag.service.front_cache import FrontCache
+from pnag.service.hot_path import HotPath
+from pnag.service.lifecycle import Lifecycle
+from pnag.service.loaded_bundle import LoadedBundle, open_bundle
+from pnag.service.metrics import Metrics
+from pnag.service.model_files import ModelFiles
+from pnag.service.openapi import document_problems
+from pnag.service.reloader import Reloader
+from pnag.service.request_log import RequestLog
+from pnag.service.routes import (
     admin,
     architectures,
     bundles,
@@ -38,12 +38,12 @@ from service.routes import (
     model_files,
     page,
 )
-from service.security import ApiKeys, Guard, needs_guard
-from service.settings import Settings
-from service.version import VERSION
+from pnag.service.security import ApiKeys, Guard, needs_guard
+from pnag.service.settings import Settings
+from pnag.service.version import VERSION
 
 if TYPE_CHECKING:
-    from service.redis_cache import RedisCache
+    from pnag.service.redis_cache import RedisCache
 
 DESCRIPTION = """A latency budget goes in, the best network that keeps it comes out.
 
@@ -154,6 +154,6 @@ def create_app(settings: Settings) -> Application:
 def _redis(settings: Settings, metrics: Metrics) -> "RedisCache | None":
     if not settings.redis_url:
         return None
-    from service.redis_cache import RedisCache  # 6 MB that a service without Redis need not hold
+    from pnag.service.redis_cache import RedisCache  # 6 MB that a service without Redis need not hold
 
     return RedisCache(settings, metrics)

@@ -9,18 +9,11 @@ from weakref import WeakKeyDictionary
 
 import orjson
 
-from models.bundle import Bundle
-from models.recent import Recent
-from models.runtime import Answer, Candidate, Prediction
-from models.search_space import Architecture, SearchSpace
-from service.schemas import (
-    AnswerBody,
-    ArchitectureBody,
-    BundleRef,
-    CandidateBody,
-    Links,
-    PredictedBody,
-)
+from pnag.models.bundle import Bundle
+from pnag.models.recent import Recent
+from pnag.models.runtime import Answer, Candidate, Prediction
+from pnag.models.search_space import Architecture, SearchSpace
+from pnag.service.schemas import AnswerBody, ArchitectureBody, BundleRef, CandidateBody, Links, PredictedBody
 
 REMEMBERED_BODIES = 4000
 """Per search space; 1.7 kB each for an OFA network."""

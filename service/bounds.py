@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import BodyTooLargeError, DeadlineError
+from pnag.service.errors import BodyTooLargeError, DeadlineError
 
 TIMEOUT_HEADER = b"x-request-timeout-ms"
 

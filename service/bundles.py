@@ -12,12 +12,12 @@ from pathlib import Path
 
 import structlog
 
-from models.bundle import MANIFEST
-from models.errors import BundleError, PnagError, UnknownBundleError
-from service.errors import BundleRequiredError
-from service.loaded_bundle import LoadedBundle
-from service.memory import give_back_memory
-from service.metrics import Metrics
+from pnag.models.bundle import MANIFEST
+from pnag.models.errors import BundleError, PnagError, UnknownBundleError
+from pnag.service.errors import BundleRequiredError
+from pnag.service.loaded_bundle import LoadedBundle
+from pnag.service.memory import give_back_memory
+from pnag.service.metrics import Metrics
 
 log = structlog.get_logger("pnag.bundles")
 

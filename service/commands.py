@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from models.bundle import Bundle
-    from service.schemas import PredictedBody
+    from pnag.models.bundle import Bundle
+    from pnag.service.schemas import PredictedBody
 
 app = typer.Typer(no_args_is_help=True)
 bundle_app = typer.Typer(no_args_is_help=True, help="Look into a bundle.")
@@ -32,8 +32,8 @@ def serve(
     workers: Annotated[int | None, typer.Option(help="Processes that share the port. Default: PNAG_WORKERS.")] = None,
 ) -> None:
     """Answer budgets over HTTP. Everything else is set by PNAG_ variables: see .env.example."""
-    from service.server import serve as run_server
-    from service.settings import load_settings
+    from pnag.service.server import serve as run_server
+    from pnag.service.settings import load_settings
 
     given = {"bundles": bundle or None, "host": host, "port": port, "workers": workers}
     run_server(load_settings(**{name: value for name, value in given.items() if value is not None}))
@@ -52,8 +52,8 @@ def generate(
     as_json: JsonOption = False,
 ) -> None:
     """Answer one budget without a server."""
-    from models.runtime import Limits, OnnxGenerator, Query
-    from service.bodies import answer_body
+    from pnag.models.runtime import Limits, OnnxGenerator, Query
+    from pnag.service.bodies import answer_body
 
     generator = OnnxGenerator(_load(bundle))
     limits = Limits(macs_m, params_m, size_mb, peak_memory_mb)
@@ -75,7 +75,7 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """MACs, parameters and layers of one architecture; with a bundle, its predicted accuracy and latency too."""
-    from models.spaces.registry import get_space
+    from pnag.models.spaces.registry import get_space
 
     loaded = None if bundle is None else _load(bundle)
     # A space from somebody's YAML file is known to its bundles alone.
@@ -118,7 +118,7 @@ def api_key(
     scope: Annotated[str, typer.Option(help="read, or admin for /admin too.")] = "read",
 ) -> None:
     """Make an API key: the key on stdout, the line for PNAG_API_KEYS on stderr."""
-    from service.security import ApiKey
+    from pnag.service.security import ApiKey
 
     key, line = ApiKey.make(name, scope)
     typer.echo(line, err=True)
@@ -130,7 +130,7 @@ def spaces(context: typer.Context, as_json: JsonOption = False) -> None:
     """The search spaces that can be named; `pnag spaces check NAME` examines one."""
     if context.invoked_subcommand is not None:
         return
-    from models.spaces.registry import get_space, space_names
+    from pnag.models.spaces.registry import get_space, space_names
 
     listed = [(name, get_space(name)) for name in space_names()]
     if as_json:
@@ -161,7 +161,7 @@ def bundle_show(
 @bundle_app.command("verify")
 def bundle_verify(folder: Annotated[Path, typer.Argument(help="Bundle folder.", show_default=False)]) -> None:
     """Check every hash and shape, and that the recorded answers come out the same."""
-    from service.loaded_bundle import open_bundle
+    from pnag.service.loaded_bundle import open_bundle
 
     bundle = open_bundle(folder).bundle
     num_tests = len(bundle.manifest.get("self_test", ()))
@@ -170,15 +170,15 @@ def bundle_verify(folder: Annotated[Path, typer.Argument(help="Bundle folder.", 
 
 
 def _load(folder: Path) -> "Bundle":
-    from models.bundle import Bundle
+    from pnag.models.bundle import Bundle
 
     return Bundle.load(folder)
 
 
 def _predict(bundle: "Bundle", space: str, encoding: str) -> "PredictedBody":
-    from models.errors import BundleError
-    from models.runtime import OnnxGenerator
-    from service.bodies import predicted_body
+    from pnag.models.errors import BundleError
+    from pnag.models.runtime import OnnxGenerator
+    from pnag.service.bodies import predicted_body
 
     if bundle.space.name != space:
         raise BundleError(f"{bundle.name} is for search space {bundle.space.name}, not {space}; name that one")

@@ -6,14 +6,14 @@ from typing import Annotated, Any
 from fastapi import Depends, Header, Request
 from pydantic import Field
 
-from service.answerer import Answerer
-from service.bundles import BundleStore
-from service.lifecycle import Lifecycle
-from service.metrics import Metrics
-from service.model_files import ModelFiles
-from service.reloader import Reloader
-from service.schemas import Unset
-from service.settings import Settings
+from pnag.service.answerer import Answerer
+from pnag.service.bundles import BundleStore
+from pnag.service.lifecycle import Lifecycle
+from pnag.service.metrics import Metrics
+from pnag.service.model_files import ModelFiles
+from pnag.service.reloader import Reloader
+from pnag.service.schemas import Unset
+from pnag.service.settings import Settings
 
 
 def _settings(request: Request) -> Settings:
@@ -71,4 +71,4 @@ TimeoutHeader = Annotated[
         description="How long the caller will wait, at most PNAG_REQUEST_TIMEOUT_S; after that it is 503.",
     ),
 ]
-"""Declared by routes so that it is documented and checked; `service.bounds` acts on it."""
+"""Declared by routes so that it is documented and checked; `pnag.service.bounds` acts on it."""

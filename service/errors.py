@@ -17,9 +17,9 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from models.errors import BudgetError, BundleError, EncodingError, PnagError, SearchSpaceError, UnknownBundleError
-from service.schemas import ArchitectureBody, FieldError, ProblemBody
-from service.settings import SettingsError
+from pnag.models.errors import BudgetError, BundleError, EncodingError, PnagError, SearchSpaceError, UnknownBundleError
+from pnag.service.schemas import ArchitectureBody, FieldError, ProblemBody
+from pnag.service.settings import SettingsError
 
 MEDIA_TYPE = "application/problem+json"
 PREFIX = "urn:pnag:problem:"

@@ -20,10 +20,10 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Why a budget gets its network: what binds, the price of .1 % more, alternatives, how new it is."""
-    from models.bundle import Bundle
-    from models.explain import Explainer
-    from models.runtime import Limits, OnnxGenerator, Query
-    from service.explanations import explain_body, explain_lines
+    from pnag.models.bundle import Bundle
+    from pnag.models.explain import Explainer
+    from pnag.models.runtime import Limits, OnnxGenerator, Query
+    from pnag.service.explanations import explain_body, explain_lines
 
     loaded = Bundle.load(bundle)
     explanation = Explainer(OnnxGenerator(loaded)).explain(Query(budget_ms, Limits(macs_m, params_m), coverage))

@@ -6,11 +6,11 @@ from typing import NotRequired
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
-from models.bundle import Bundle
-from models.explain import Explanation, Step, habits_by_part
-from models.search_space import SearchSpace
-from service.bodies import answer_body, candidate_body
-from service.schemas import AnswerBody, CandidateBody
+from pnag.models.bundle import Bundle
+from pnag.models.explain import Explanation, Step, habits_by_part
+from pnag.models.search_space import SearchSpace
+from pnag.service.bodies import answer_body, candidate_body
+from pnag.service.schemas import AnswerBody, CandidateBody
 
 _ANSWER = with_config(ConfigDict(use_attribute_docstrings=True))
 

@@ -13,8 +13,8 @@ from typing import Protocol
 
 from prometheus_client import Histogram
 
-from service.metrics import Metrics
-from service.settings import Settings, SettingsError
+from pnag.service.metrics import Metrics
+from pnag.service.settings import Settings, SettingsError
 
 MAX_REPORTS = 5_000
 """Kept for each bundle; older ones go."""
@@ -164,6 +164,6 @@ class Feedback:
 def _store(settings: Settings) -> ReportStore:
     if settings.redis_url is None:
         return LocalReports(str(settings.feedback_file or ":memory:"))
-    from service.redis_reports import SharedReports  # redis-py is 6 MB that a service without Redis need not hold
+    from pnag.service.redis_reports import SharedReports  # redis-py is 6 MB that a service without Redis need not hold
 
     return SharedReports(settings.redis_url.get_secret_value(), settings.redis_namespace)

@@ -12,13 +12,13 @@ from time import perf_counter
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.bounds import ClientGoneError
-from service.errors import OverloadedError, problem_of
-from service.hot_path import HotPath
-from service.lifecycle import Lifecycle
-from service.protocol import send_at_once
-from service.request_log import CLIENT_GONE, RequestLog
-from service.security import Guard
+from pnag.service.bounds import ClientGoneError
+from pnag.service.errors import OverloadedError, problem_of
+from pnag.service.hot_path import HotPath
+from pnag.service.lifecycle import Lifecycle
+from pnag.service.protocol import send_at_once
+from pnag.service.request_log import CLIENT_GONE, RequestLog
+from pnag.service.security import Guard
 
 log = structlog.get_logger("pnag.http")
 

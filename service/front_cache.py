@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from cachetools import LRUCache
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.bundles import BundleStore
+from pnag.service.bundles import BundleStore
 
 ROUTE = "/pareto-front"
 MAX_FRONTS = 128

@@ -10,12 +10,12 @@ Parsing, the key and the look-up would be a quarter of what the whole request co
 from pydantic import ValidationError
 from starlette.types import Receive, Scope
 
-from service.answerer import Answerer, Reply
-from service.bounds import asked_timeout_s, patience, read_body
-from service.bundles import BundleStore
-from service.json_route import is_json
-from service.schemas import GenerateRequest
-from service.settings import Settings
+from pnag.service.answerer import Answerer, Reply
+from pnag.service.bounds import asked_timeout_s, patience, read_body
+from pnag.service.bundles import BundleStore
+from pnag.service.json_route import is_json
+from pnag.service.schemas import GenerateRequest
+from pnag.service.settings import Settings
 
 ROUTE = "/generate"
 MAX_KEPT_BODY = 512

@@ -15,7 +15,7 @@ from math import inf
 from time import perf_counter
 from typing import Generic, TypeVar
 
-from service.errors import OverloadedError
+from pnag.service.errors import OverloadedError
 
 CALM_S = 1.0
 """So long after the last refusal the queue may be at its longest again."""

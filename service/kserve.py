@@ -9,8 +9,8 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from service.errors import ConflictingFieldsError
-from service.schemas import WHOLE, AnswerBody, Conditions
+from pnag.service.errors import ConflictingFieldsError
+from pnag.service.schemas import WHOLE, AnswerBody, Conditions
 
 HEADER_LENGTH = "inference-header-content-length"
 INPUT = "budget_ms"

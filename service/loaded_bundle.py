@@ -9,14 +9,14 @@ from typing import TypeVar
 
 from cachetools import LRUCache
 
-from models.bundle import Bundle
-from models.errors import BudgetError, BundleError, InfeasibleBudgetError
-from models.runtime import Answer, OnnxGenerator, Query
-from models.search_space import Architecture
-from service.errors import OverloadedError
-from service.inference_queue import InferenceQueue
-from service.metrics import Metrics
-from service.settings import Settings
+from pnag.models.bundle import Bundle
+from pnag.models.errors import BudgetError, BundleError, InfeasibleBudgetError
+from pnag.models.runtime import Answer, OnnxGenerator, Query
+from pnag.models.search_space import Architecture
+from pnag.service.errors import OverloadedError
+from pnag.service.inference_queue import InferenceQueue
+from pnag.service.metrics import Metrics
+from pnag.service.settings import Settings
 
 T = TypeVar("T")
 

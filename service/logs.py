@@ -6,7 +6,7 @@ import sys
 import structlog
 from structlog.typing import Processor
 
-from service.settings import Settings
+from pnag.service.settings import Settings
 
 
 def configure_logs(settings: Settings) -> None:

@@ -16,12 +16,12 @@ from typing import BinaryIO
 
 import structlog
 
-from models.errors import BundleError
-from models.exported_network import build_network
-from models.files import write_atomic
-from service.errors import NotReadyError
-from service.loaded_bundle import LoadedBundle
-from service.version import VERSION
+from pnag.models.errors import BundleError
+from pnag.models.exported_network import build_network
+from pnag.models.files import write_atomic
+from pnag.service.errors import NotReadyError
+from pnag.service.loaded_bundle import LoadedBundle
+from pnag.service.version import VERSION
 
 log = structlog.get_logger("pnag.model_files")
 

@@ -6,8 +6,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
-from service.kserve import InferRequest
-from service.schemas import ProblemBody
+from pnag.service.kserve import InferRequest
+from pnag.service.schemas import ProblemBody
 
 
 def document_problems(app: FastAPI) -> None:

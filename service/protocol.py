@@ -10,7 +10,7 @@ import math
 from starlette.types import Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from service.settings import Settings
+from pnag.service.settings import Settings
 
 _OURSELVES = object()
 

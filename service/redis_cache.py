@@ -20,10 +20,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from service.batcher import Batcher
-from service.errors import OverloadedError
-from service.metrics import Metrics
-from service.settings import Settings
+from pnag.service.batcher import Batcher
+from pnag.service.errors import OverloadedError
+from pnag.service.metrics import Metrics
+from pnag.service.settings import Settings
 
 log = structlog.get_logger("pnag.redis")
 

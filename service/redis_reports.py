@@ -9,8 +9,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from service.errors import NotReadyError
-from service.feedback import MAX_REPORTS, TIMEOUT_S, TTL_S, Report
+from pnag.service.errors import NotReadyError
+from pnag.service.feedback import MAX_REPORTS, TIMEOUT_S, TTL_S, Report
 
 
 class SharedReports:

@@ -4,9 +4,9 @@ import asyncio
 
 import structlog
 
-from models.errors import PnagError
-from service.bundles import BundleStore, Reloaded
-from service.security import ApiKeys
+from pnag.models.errors import PnagError
+from pnag.service.bundles import BundleStore, Reloaded
+from pnag.service.security import ApiKeys
 
 log = structlog.get_logger("pnag.reload")
 

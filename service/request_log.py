@@ -8,7 +8,7 @@ import structlog
 from prometheus_client import Histogram
 from starlette.types import Scope
 
-from service.metrics import Metrics
+from pnag.service.metrics import Metrics
 
 log = structlog.get_logger("pnag.http")
 

@@ -14,9 +14,9 @@ from cachetools import LRUCache
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from service.errors import ForbiddenError, RateLimitedError, UnauthorizedError
-from service.metrics import Metrics
-from service.settings import Settings, SettingsError
+from pnag.service.errors import ForbiddenError, RateLimitedError, UnauthorizedError
+from pnag.service.metrics import Metrics
+from pnag.service.settings import Settings, SettingsError
 
 READ, ADMIN = "read", "admin"
 PREFIX = "pnag_"

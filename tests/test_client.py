@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from client import AsyncPnagClient, PnagClient, PnagDamaged, PnagProblem, PnagUnreachable
+from pnag_client import AsyncPnagClient, PnagClient, PnagDamaged, PnagProblem, PnagUnreachable
 
 ANSWER = {"architecture": {"encoding": "x"}, "budget_ms": 20}
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -66,7 +66,7 @@ def test_attempts_end() -> None:
 
 def test_retry_after_is_the_least_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("client.client.time.sleep", waits.append)
+    monkeypatch.setattr("pnag_client.client.time.sleep", waits.append)
     limited = httpx.Response(429, headers={"retry-after": "3"})
     handler, _ = scripted(limited, limited, httpx.Response(200, json={"bundles": []}))
     with PnagClient("http://pnag", transport=httpx.MockTransport(handler), backoff_s=1.0) as pnag:

@@ -7,14 +7,14 @@ import sys
 import pytest
 
 NOT_FOR_SERVING = {
-    "torch", "trainer", "onnx", "pandas", "sklearn", "gpytorch", "matplotlib", "pymoo", "pyarrow", "scipy", "psutil",
-    "yaml",
+    "torch", "pnag.trainer", "onnx", "pandas", "sklearn", "gpytorch", "matplotlib", "pymoo", "pyarrow", "scipy",
+    "psutil", "yaml",
 }  # fmt: skip
 
 
 def _loaded_by(code: str) -> set[str]:
-    """Top-level packages in a process that ran this code."""
-    code += "\nimport json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    """Modules in a process that ran this code."""
+    code += "\nimport json, sys; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(json.loads(done.stdout.splitlines()[-1]))
 
@@ -22,8 +22,8 @@ def _loaded_by(code: str) -> set[str]:
 @pytest.mark.parametrize(
     "code",
     [
-        "import service.app, service.server",
-        "from service.settings import Settings; from service.app import create_app; create_app(Settings())",
+        "import pnag.service.app, pnag.service.server",
+        "from pnag.service.settings import Settings; from pnag.service.app import create_app; create_app(Settings())",
         "import cli\ntry: cli.main(['serve', '--help'])\nexcept SystemExit: pass",
         "import cli\ntry: cli.main(['inspect', 'nas-bench-macro', '02012100', '--json'])\nexcept SystemExit: pass",
     ],
@@ -49,4 +49,4 @@ import cli
 try: cli.main(["--help"])
 except SystemExit as exc: assert exc.code == 0
 """
-    assert "service" in _loaded_by(code)
+    assert "pnag.service" in _loaded_by(code)

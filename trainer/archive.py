@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.errors import TrainingError
-from models.pareto import pareto_front
-from models.search_space import INACTIVE, SearchSpace, Tokens
-from models.slack import SlackTable
-from trainer.checkpoint import as_tensors
-from trainer.config import ArchiveConfig
-from trainer.objective import Objective
-from trainer.progress import Progress
+from pnag.models.errors import TrainingError
+from pnag.models.pareto import pareto_front
+from pnag.models.search_space import INACTIVE, SearchSpace, Tokens
+from pnag.models.slack import SlackTable
+from pnag.trainer.checkpoint import as_tensors
+from pnag.trainer.config import ArchiveConfig
+from pnag.trainer.objective import Objective
+from pnag.trainer.progress import Progress
 
 Floats = NDArray[np.float64]
 

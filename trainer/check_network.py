@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from models.layers import Layer
-from trainer.latency.graphs import INPUT, chain_graph
+from pnag.models.layers import Layer
+from pnag.trainer.latency.graphs import INPUT, chain_graph
 
 
 def count_and_run(layers: Sequence[Layer]) -> tuple[int, int]:

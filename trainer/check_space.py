@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.costs import macs_cost, params_cost
-from models.errors import EncodingError
-from models.search_space import INACTIVE, SearchSpace, Tokens
-from models.spaces.registry import space_from_dict
+from pnag.models.costs import macs_cost, params_cost
+from pnag.models.errors import EncodingError
+from pnag.models.search_space import INACTIVE, SearchSpace, Tokens
+from pnag.models.spaces.registry import space_from_dict
 
 NUM_SAMPLES = 64
 NUM_BUILT = 3
@@ -142,7 +142,7 @@ def _layer_keys(space: SearchSpace, _tokens_ND: Tokens) -> str:
 
 def _networks(space: SearchSpace, tokens_ND: Tokens) -> str:
     """Build some networks as ONNX, count their MACs node by node, and run them once."""
-    from trainer.check_network import count_and_run
+    from pnag.trainer.check_network import count_and_run
 
     counted = []
     for tokens_D in tokens_ND[:NUM_BUILT]:

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.errors import TrainingError
-from models.files import write_atomic
+from pnag.models.errors import TrainingError
+from pnag.models.files import write_atomic
 
 FORMAT_VERSION = 1
 CHECKPOINT, CURVES = "checkpoint.pt", "curves.csv"

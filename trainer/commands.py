@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from models.bundle import Bundle
-    from trainer.config import TrainConfig
+    from pnag.models.bundle import Bundle
+    from pnag.trainer.config import TrainConfig
 
 app = typer.Typer()
 
@@ -57,8 +57,8 @@ def train(
     as_json: _Json = False,
 ) -> None:
     """Train evaluator and generator, and write a verified bundle."""
-    from trainer.progress import show_progress
-    from trainer.train import Identity, train_bundle
+    from pnag.trainer.progress import show_progress
+    from pnag.trainer.train import Identity, train_bundle
 
     config = _config(recipe, seed, method, evaluator)
     identity = Identity(name or out.resolve().name, bundle_version, dataset)
@@ -82,9 +82,9 @@ def retarget(
     as_json: _Json = False,
 ) -> None:
     """Make a bundle for another device: the same evaluator, a new generator."""
-    from models.bundle import Bundle
-    from trainer.progress import show_progress
-    from trainer.train import retarget_bundle
+    from pnag.models.bundle import Bundle
+    from pnag.trainer.progress import show_progress
+    from pnag.trainer.train import retarget_bundle
 
     config = _config(recipe, seed)
     with show_progress() as progress:
@@ -95,8 +95,8 @@ def retarget(
 def _config(recipe: str, seed: int, method: str = "elite-imitation", evaluator: str = "composite") -> "TrainConfig":
     from dataclasses import replace
 
-    from trainer.config import METHODS, SCORES
-    from trainer.recipes import RECIPES
+    from pnag.trainer.config import METHODS, SCORES
+    from pnag.trainer.recipes import RECIPES
 
     if recipe not in RECIPES:
         raise typer.BadParameter(f"{recipe!r}; choose from {sorted(RECIPES)}", param_hint="--recipe")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from models.errors import TrainingError
+from pnag.models.errors import TrainingError
 
 METHODS = ("elite-imitation", "reinforce")
 SCORES = ("composite", "ranking")

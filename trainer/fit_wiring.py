@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
-from models.features import Ties
-from models.wiring import Wiring, hear, pairs
+from pnag.models.features import Ties
+from pnag.models.wiring import Wiring, hear, pairs
 
 MAX_NODES = 8
 """Decisions of one list; with more of them there are too many pairs to find out who hears whom."""

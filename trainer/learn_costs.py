@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from models.costs import GroupedCost
-from models.search_space import SearchSpace, Tokens
+from pnag.models.costs import GroupedCost
+from pnag.models.search_space import SearchSpace, Tokens
 
 Floats = NDArray[np.float64]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import TrainingError
-from models.search_space import Tokens
+from pnag.models.errors import TrainingError
+from pnag.models.search_space import Tokens
 
 Floats = NDArray[np.float64]
 

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.errors import TrainingError
-from models.features import ArchitectureFeatures
-from models.search_space import SearchSpace, Tokens
-from trainer.config import RankingConfig
-from trainer.pareto_rule import dominance, ranking_loss
-from trainer.progress import Progress
+from pnag.models.errors import TrainingError
+from pnag.models.features import ArchitectureFeatures
+from pnag.models.search_space import SearchSpace, Tokens
+from pnag.trainer.config import RankingConfig
+from pnag.trainer.pareto_rule import dominance, ranking_loss
+from pnag.trainer.progress import Progress
 
 Floats = NDArray[np.float64]
 

@@ -2,7 +2,14 @@
 
 from collections.abc import Callable
 
-from trainer.config import ArchiveConfig, EvaluatorConfig, GeneratorConfig, RankingConfig, ReinforceConfig, TrainConfig
+from pnag.trainer.config import (
+    ArchiveConfig,
+    EvaluatorConfig,
+    GeneratorConfig,
+    RankingConfig,
+    ReinforceConfig,
+    TrainConfig,
+)
 
 
 def default(seed: int = 0) -> TrainConfig:

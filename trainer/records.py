@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import EncodingError, RecordsError
-from models.search_space import Option, SearchSpace, Tokens
+from pnag.models.errors import EncodingError, RecordsError
+from pnag.models.search_space import Option, SearchSpace, Tokens
 
 if TYPE_CHECKING:
     import pandas as pd

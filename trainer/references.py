@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import RecordsError
-from models.search_space import SearchSpace, Tokens
-from trainer.records import decode_column, read_frame
+from pnag.models.errors import RecordsError
+from pnag.models.search_space import SearchSpace, Tokens
+from pnag.trainer.records import decode_column, read_frame
 
 
 def read_references(

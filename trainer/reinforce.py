@@ -17,15 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.errors import TrainingError
-from models.generator import Generator
-from models.runtime import NO_LIMIT
-from models.search_space import INACTIVE, Tokens
-from trainer.checkpoint import Checkpoint, random_state, restore_random_state
-from trainer.config import ReinforceConfig
-from trainer.objective import Objective
-from trainer.pareto_rule import composite_score
-from trainer.progress import Progress
+from pnag.models.errors import TrainingError
+from pnag.models.generator import Generator
+from pnag.models.runtime import NO_LIMIT
+from pnag.models.search_space import INACTIVE, Tokens
+from pnag.trainer.checkpoint import Checkpoint, random_state, restore_random_state
+from pnag.trainer.config import ReinforceConfig
+from pnag.trainer.objective import Objective
+from pnag.trainer.pareto_rule import composite_score
+from pnag.trainer.progress import Progress
 
 Floats = NDArray[np.float64]
 

@@ -19,7 +19,7 @@ def init(
     folder: Annotated[Path, typer.Argument(help="Where to; made if it is not there.", show_default=False)],
 ) -> None:
     """Write a commented search space and measurements to start from."""
-    from trainer.starting_project import write_project
+    from pnag.trainer.starting_project import write_project
 
     for path in write_project(folder):
         typer.echo(str(path))
@@ -34,7 +34,7 @@ def validate(
     as_json: _Json = False,
 ) -> None:
     """Check a search space and its records, and say everything that is wrong, with rows."""
-    from trainer.validate import validate as run
+    from pnag.trainer.validate import validate as run
 
     report = run(space, records, candidates)
     if as_json:
@@ -62,8 +62,8 @@ def spaces_check(
     as_json: _Json = False,
 ) -> None:
     """Examine a search space: round trips, activity, cost sums; where it has layers, the network they build."""
-    from trainer.check_space import check_space
-    from trainer.space_file import load_space
+    from pnag.trainer.check_space import check_space
+    from pnag.trainer.space_file import load_space
 
     results = check_space(load_space(name), seed)
     if as_json:

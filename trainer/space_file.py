@@ -14,11 +14,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from models.errors import SearchSpaceError
-from models.metric import Metric
-from models.search_space import Decision, SearchSpace
-from models.spaces.registry import SPACES, get_space, space_names
-from models.spaces.table_space import SEPARATOR, TableSpace, nearest, shown
+from pnag.models.errors import SearchSpaceError
+from pnag.models.metric import Metric
+from pnag.models.search_space import Decision, SearchSpace
+from pnag.models.spaces.registry import SPACES, get_space, space_names
+from pnag.models.spaces.table_space import SEPARATOR, TableSpace, nearest, shown
 
 SPACE_KEYS = ("name", "description", "decisions", "forbidden", "separator", "metric", "costs")
 DECISION_KEYS = ("name", "options", "active_if", "label", "column")

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from models.errors import TrainingError
-from models.files import write_atomic
-from models.spaces.table_space import TableSpace
-from trainer.space_file import parse_space
+from pnag.models.errors import TrainingError
+from pnag.models.files import write_atomic
+from pnag.models.spaces.table_space import TableSpace
+from pnag.trainer.space_file import parse_space
 
 SPACE = """\
 # Your search space: what a network of yours decides. `pnag validate` checks it; every scalar is read as text.

@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.costs import GroupedCost
-from models.errors import LatencyTableError, TrainingError
-from models.latency_table import Device, LatencyTable, LayerLatency, UpperBound
-from models.search_space import INACTIVE, SearchSpace, Tokens
-from models.spaces.table_space import TableSpace
-from models.table_costs import NetworkCosts, Rows, TableCosts, additive_layers
-from trainer.learn_costs import LearnedCost, learn_cost
-from trainer.objective import Objective
-from trainer.records import Floats, Records, options_seen
-from trainer.table_records import TableReading, read_table, refuse_problems
+from pnag.models.costs import GroupedCost
+from pnag.models.errors import LatencyTableError, TrainingError
+from pnag.models.latency_table import Device, LatencyTable, LayerLatency, UpperBound
+from pnag.models.search_space import INACTIVE, SearchSpace, Tokens
+from pnag.models.spaces.table_space import TableSpace
+from pnag.models.table_costs import NetworkCosts, Rows, TableCosts, additive_layers
+from pnag.trainer.learn_costs import LearnedCost, learn_cost
+from pnag.trainer.objective import Objective
+from pnag.trainer.records import Floats, Records, options_seen
+from pnag.trainer.table_records import TableReading, read_table, refuse_problems
 
 COVERAGE = 0.95
 _EXACT_RATIOS = (1.0,) * 199

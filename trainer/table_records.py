@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import EncodingError, RecordsError
-from models.metric import Metric
-from models.search_space import INACTIVE, Tokens
-from models.spaces.table_space import TableSpace, nearest, shown
+from pnag.models.errors import EncodingError, RecordsError
+from pnag.models.metric import Metric
+from pnag.models.search_space import INACTIVE, Tokens
+from pnag.models.spaces.table_space import TableSpace, nearest, shown
 
 if TYPE_CHECKING:
     import pandas as pd

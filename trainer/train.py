@@ -21,32 +21,32 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from models.bundle import EVALUATOR, GENERATOR, LATENCY_TABLE, PARETO_FRONT, TABLE_COSTS, Bundle, write_bundle
-from models.errors import TrainingError
-from models.features import ArchitectureFeatures
-from models.files import to_json
-from models.generator import Generator
-from models.latency_table import LatencyTable
-from models.pareto import hypervolume
-from models.runtime import COSTS, DEFAULT_NUM_CANDIDATES, OnnxGenerator, Query, run_evaluator
-from models.search_space import SearchSpace, Tokens
-from models.slack import SlackTable
-from models.spaces.table_space import TableSpace
-from models.table_costs import NetworkCosts, TableCosts
-from trainer.archive import Archive
-from trainer.config import TrainConfig
-from trainer.export_generator import export_generator, verify_generator
-from trainer.objective import Objective
-from trainer.pareto_rule import pair_agreement
-from trainer.progress import Progress
-from trainer.ranking_evaluator import train_ranking_evaluator
-from trainer.records import Records, options_seen, read_records
-from trainer.references import read_references
-from trainer.reinforce import Score
-from trainer.space_file import load_space
-from trainer.table_inputs import read_table_inputs, search_objective
-from trainer.train_evaluator import train_evaluator
-from trainer.train_generator import sample, train_generator
+from pnag.models.bundle import EVALUATOR, GENERATOR, LATENCY_TABLE, PARETO_FRONT, TABLE_COSTS, Bundle, write_bundle
+from pnag.models.errors import TrainingError
+from pnag.models.features import ArchitectureFeatures
+from pnag.models.files import to_json
+from pnag.models.generator import Generator
+from pnag.models.latency_table import LatencyTable
+from pnag.models.pareto import hypervolume
+from pnag.models.runtime import COSTS, DEFAULT_NUM_CANDIDATES, OnnxGenerator, Query, run_evaluator
+from pnag.models.search_space import SearchSpace, Tokens
+from pnag.models.slack import SlackTable
+from pnag.models.spaces.table_space import TableSpace
+from pnag.models.table_costs import NetworkCosts, TableCosts
+from pnag.trainer.archive import Archive
+from pnag.trainer.config import TrainConfig
+from pnag.trainer.export_generator import export_generator, verify_generator
+from pnag.trainer.objective import Objective
+from pnag.trainer.pareto_rule import pair_agreement
+from pnag.trainer.progress import Progress
+from pnag.trainer.ranking_evaluator import train_ranking_evaluator
+from pnag.trainer.records import Records, options_seen, read_records
+from pnag.trainer.references import read_references
+from pnag.trainer.reinforce import Score
+from pnag.trainer.space_file import load_space
+from pnag.trainer.table_inputs import read_table_inputs, search_objective
+from pnag.trainer.train_evaluator import train_evaluator
+from pnag.trainer.train_generator import sample, train_generator
 
 Floats = NDArray[np.float64]
 

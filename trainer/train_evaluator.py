@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import TrainingError
-from models.evaluator import AccuracyModel, GaussianProcess, MeanProcess, MlpEnsemble, to_log_error
-from models.evaluator import kernel as covariance_of
-from models.features import ArchitectureFeatures, Ties
-from models.pareto import kendall_tau
-from models.search_space import SearchSpace, Tokens
-from trainer.config import EvaluatorConfig
-from trainer.progress import Progress
-from trainer.records import Records
+from pnag.models.errors import TrainingError
+from pnag.models.evaluator import AccuracyModel, GaussianProcess, MeanProcess, MlpEnsemble, to_log_error
+from pnag.models.evaluator import kernel as covariance_of
+from pnag.models.features import ArchitectureFeatures, Ties
+from pnag.models.pareto import kendall_tau
+from pnag.models.search_space import SearchSpace, Tokens
+from pnag.trainer.config import EvaluatorConfig
+from pnag.trainer.progress import Progress
+from pnag.trainer.records import Records
 
 Floats = NDArray[np.float64]
 _BATCH = 200
@@ -139,7 +139,7 @@ def _fit_gaussian_processes(
     A wiring finds what one without would never see, and now and then finds what is not there: the mean of the two
     loses less on every kind of table but the wiring's own (docs/decisions.md).
     """
-    from trainer.fit_wiring import wired_lists
+    from pnag.trainer.fit_wiring import wired_lists
 
     if ties is None or not wired_lists(ties):
         return fit_gaussian_process(features_MF, accuracy_M, config, seed, progress, ties)
@@ -168,7 +168,7 @@ def fit_gaussian_process(
     import linear_operator
     import torch
 
-    from trainer.fit_wiring import FittedWiring, wired_lists
+    from pnag.trainer.fit_wiring import FittedWiring, wired_lists
 
     shift_F, spread_F = _standardise(features_MF)
     y_M = to_log_error(accuracy_M)

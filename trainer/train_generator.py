@@ -18,17 +18,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.errors import TrainingError
-from models.generator import Generator
-from models.runtime import NO_LIMIT
-from models.search_space import SearchSpace, Tokens
-from models.slack import SlackTable
-from trainer.archive import Archive, budget_grid, cheapest, dearest, empty_archive, local_search, search_archive
-from trainer.checkpoint import Checkpoint, digest, random_state, restore_random_state
-from trainer.config import GeneratorConfig, TrainConfig
-from trainer.objective import Objective
-from trainer.progress import Progress
-from trainer.reinforce import Score, composite, reinforce
+from pnag.models.errors import TrainingError
+from pnag.models.generator import Generator
+from pnag.models.runtime import NO_LIMIT
+from pnag.models.search_space import SearchSpace, Tokens
+from pnag.models.slack import SlackTable
+from pnag.trainer.archive import Archive, budget_grid, cheapest, dearest, empty_archive, local_search, search_archive
+from pnag.trainer.checkpoint import Checkpoint, digest, random_state, restore_random_state
+from pnag.trainer.config import GeneratorConfig, TrainConfig
+from pnag.trainer.objective import Objective
+from pnag.trainer.progress import Progress
+from pnag.trainer.reinforce import Score, composite, reinforce
 
 Floats = NDArray[np.float64]
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from models.errors import PnagError
-from models.spaces.table_space import TableSpace, shown
-from trainer.config import EvaluatorConfig
-from trainer.learn_costs import learn_cost
-from trainer.records import options_seen, read_records
-from trainer.space_file import load_space
-from trainer.table_records import TableReading, read_table
+from pnag.models.errors import PnagError
+from pnag.models.spaces.table_space import TableSpace, shown
+from pnag.trainer.config import EvaluatorConfig
+from pnag.trainer.learn_costs import learn_cost
+from pnag.trainer.records import options_seen, read_records
+from pnag.trainer.space_file import load_space
+from pnag.trainer.table_records import TableReading, read_table
 
 
 @dataclass

@@ -147,7 +147,7 @@ make_site() {
   SITE=$WORK/site
   mkdir -p "$SITE"
   (cd "$ROOT" && tar -cf - --exclude=__pycache__ .dockerignore Dockerfile LICENSE bundles cli.py deploy docker-compose.yml \
-    latency_tables models requirements service trainer) | tar -C "$SITE" -xf -
+    latency_tables models pnag requirements service trainer) | tar -C "$SITE" -xf -
 }
 
 # ---- docs ------------------------------------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import EncodingError
-from models.layers import Layer
-from models.search_space import Architecture, CostGroup, Decision, Option, SearchSpace, Tokens
+from pnag.models.errors import EncodingError
+from pnag.models.layers import Layer
+from pnag.models.search_space import Architecture, CostGroup, Decision, Option, SearchSpace, Tokens
 
 STAGE_DEPTHS = (2, 3, 3)
 NUM_LAYERS = sum(STAGE_DEPTHS)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import EncodingError
-from models.layers import Layer, make_divisible
-from models.search_space import Architecture, CostGroup, Decision, Option, SearchSpace, Tokens
+from pnag.models.errors import EncodingError
+from pnag.models.layers import Layer, make_divisible
+from pnag.models.search_space import Architecture, CostGroup, Decision, Option, SearchSpace, Tokens
 
 NUM_UNITS, MAX_DEPTH = 5, 4
 NUM_LAYERS = NUM_UNITS * MAX_DEPTH

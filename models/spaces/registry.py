@@ -9,12 +9,12 @@ from functools import partial
 from importlib.metadata import entry_points
 from typing import Any
 
-from models.errors import SearchSpaceError
-from models.search_space import SearchSpace
-from models.spaces.nas_bench_macro import NasBenchMacro
-from models.spaces.ofa_mobilenetv3 import OfaMobileNetV3
-from models.spaces.table_space import KIND as TABLE
-from models.spaces.table_space import TableSpace
+from pnag.models.errors import SearchSpaceError
+from pnag.models.search_space import SearchSpace
+from pnag.models.spaces.nas_bench_macro import NasBenchMacro
+from pnag.models.spaces.ofa_mobilenetv3 import OfaMobileNetV3
+from pnag.models.spaces.table_space import KIND as TABLE
+from pnag.models.spaces.table_space import TableSpace
 
 SPACES: dict[str, Callable[[], SearchSpace]] = {
     "ofa-mobilenetv3-w1.0": partial(OfaMobileNetV3, "1.0"),
@@ -54,7 +54,7 @@ def get_space(name: str) -> SearchSpace:
     if not isinstance(space, SearchSpace) or space.name != name:
         raise SearchSpaceError(
             f"search space {name!r}: its plug-in {point.value} gives {getattr(space, 'name', space)!r}; it must give a "
-            "models.search_space.SearchSpace of that name"
+            "pnag.models.search_space.SearchSpace of that name"
         )
     return space
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import EncodingError, SearchSpaceError
-from models.layers import Layer
-from models.metric import Metric
-from models.search_space import INACTIVE, CostGroup, Decision, Option, SearchSpace, Tokens
+from pnag.models.errors import EncodingError, SearchSpaceError
+from pnag.models.layers import Layer
+from pnag.models.metric import Metric
+from pnag.models.search_space import INACTIVE, CostGroup, Decision, Option, SearchSpace, Tokens
 
 KIND = "table"
 SEPARATOR = ":"

@@ -2,9 +2,9 @@
 
 from fastapi import APIRouter, Request
 
-from service.dependencies import ReloaderDep
-from service.routes.documented import problems
-from service.schemas import ReloadedBody
+from pnag.service.dependencies import ReloaderDep
+from pnag.service.routes.documented import problems
+from pnag.service.schemas import ReloadedBody
 
 PATIENCE_S = 300.0
 """A reload has its own time: cut off by the deadline of an answer, it would have been for nothing."""

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from service.bodies import bundle_ref, candidate_body, links, to_json
-from service.dependencies import AnswererDep, BundlesDep, SettingsDep
-from service.errors import ConflictingFieldsError, check_count
-from service.json_route import JsonRoute
-from service.routes.documented import CSV, GET_ARCHITECTURE, JSON, LOOK_UP_AGAIN, problems
-from service.schemas import (
+from pnag.service.bodies import bundle_ref, candidate_body, links, to_json
+from pnag.service.dependencies import AnswererDep, BundlesDep, SettingsDep
+from pnag.service.errors import ConflictingFieldsError, check_count
+from pnag.service.json_route import JsonRoute
+from pnag.service.routes.documented import CSV, GET_ARCHITECTURE, JSON, LOOK_UP_AGAIN, problems
+from pnag.service.schemas import (
     ArchitectureAnswer,
     CandidateBody,
     FrontBody,

@@ -6,13 +6,13 @@ from typing import Any, cast
 
 from fastapi import APIRouter, Response
 
-from models.spaces.registry import get_space
-from service.bodies import to_json
-from service.bundles import Catalogue
-from service.dependencies import BundlesDep
-from service.loaded_bundle import LoadedBundle
-from service.routes.documented import JSON, problems
-from service.schemas import BundleBody, BundlesBody, SearchSpaceBody
+from pnag.models.spaces.registry import get_space
+from pnag.service.bodies import to_json
+from pnag.service.bundles import Catalogue
+from pnag.service.dependencies import BundlesDep
+from pnag.service.loaded_bundle import LoadedBundle
+from pnag.service.routes.documented import JSON, problems
+from pnag.service.schemas import BundleBody, BundlesBody, SearchSpaceBody
 
 router = APIRouter(tags=["bundles"])
 

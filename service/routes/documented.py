@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from service.errors import MEDIA_TYPE
+from pnag.service.errors import MEDIA_TYPE
 
 JSON = "application/json"
 CSV = "text/csv"

@@ -4,16 +4,16 @@ from weakref import WeakKeyDictionary
 
 from fastapi import APIRouter, Response
 
-from models.errors import InfeasibleBudgetError
-from models.explain import Explainer
-from service.answerer import infeasible, question
-from service.bodies import to_json
-from service.dependencies import BundlesDep
-from service.explanations import ExplainBody, explain_body
-from service.json_route import JsonRoute
-from service.loaded_bundle import LoadedBundle
-from service.routes.documented import JSON, problems
-from service.schemas import GenerateRequest
+from pnag.models.errors import InfeasibleBudgetError
+from pnag.models.explain import Explainer
+from pnag.service.answerer import infeasible, question
+from pnag.service.bodies import to_json
+from pnag.service.dependencies import BundlesDep
+from pnag.service.explanations import ExplainBody, explain_body
+from pnag.service.json_route import JsonRoute
+from pnag.service.loaded_bundle import LoadedBundle
+from pnag.service.routes.documented import JSON, problems
+from pnag.service.schemas import GenerateRequest
 
 router = APIRouter(tags=["generate"], route_class=JsonRoute)
 

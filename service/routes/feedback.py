@@ -12,14 +12,14 @@ from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
-from service.bodies import bundle_ref, to_json
-from service.dependencies import AnswererDep, BundlesDep
-from service.errors import ConflictingFieldsError, UnknownArchitectureError
-from service.feedback import Feedback, Report, Summary
-from service.json_route import JsonRoute
-from service.routes.architectures import prefers_csv
-from service.routes.documented import CSV, JSON, problems
-from service.schemas import BundleName, BundleRef, Positive
+from pnag.service.bodies import bundle_ref, to_json
+from pnag.service.dependencies import AnswererDep, BundlesDep
+from pnag.service.errors import ConflictingFieldsError, UnknownArchitectureError
+from pnag.service.feedback import Feedback, Report, Summary
+from pnag.service.json_route import JsonRoute
+from pnag.service.routes.architectures import prefers_csv
+from pnag.service.routes.documented import CSV, JSON, problems
+from pnag.service.schemas import BundleName, BundleRef, Positive
 
 MAX_DEVICES = 100
 """Listed one by one; devices name themselves, so there may be any number."""

@@ -4,12 +4,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from service.bodies import to_json
-from service.dependencies import AnswererDep, BundlesDep, ScopeDep, SettingsDep, TimeoutHeader
-from service.errors import ConflictingFieldsError, check_count, problem_of
-from service.json_route import JsonRoute
-from service.routes.documented import JSON, LOOK_UP_AGAIN, problems
-from service.schemas import AnswerBody, BatchBody, BatchRequest, GenerateQuery, GenerateRequest
+from pnag.service.bodies import to_json
+from pnag.service.dependencies import AnswererDep, BundlesDep, ScopeDep, SettingsDep, TimeoutHeader
+from pnag.service.errors import ConflictingFieldsError, check_count, problem_of
+from pnag.service.json_route import JsonRoute
+from pnag.service.routes.documented import JSON, LOOK_UP_AGAIN, problems
+from pnag.service.schemas import AnswerBody, BatchBody, BatchRequest, GenerateQuery, GenerateRequest
 
 router = APIRouter(tags=["generate"], route_class=JsonRoute)
 

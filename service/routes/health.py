@@ -2,10 +2,10 @@
 
 from fastapi import APIRouter, Response
 
-from service.dependencies import BundlesDep, LifecycleDep, MetricsDep
-from service.errors import NotReadyError
-from service.routes.documented import problems
-from service.schemas import StatusBody
+from pnag.service.dependencies import BundlesDep, LifecycleDep, MetricsDep
+from pnag.service.errors import NotReadyError
+from pnag.service.routes.documented import problems
+from pnag.service.schemas import StatusBody
 
 router = APIRouter(tags=["health"])
 

@@ -13,13 +13,13 @@ import numpy as np
 from fastapi import APIRouter, Path, Request, Response
 from typing_extensions import TypedDict
 
-from models.errors import BudgetError
-from models.latency_table import LatencyTable
-from service.bodies import bundle_ref, candidate_body, to_json
-from service.dependencies import BundlesDep
-from service.loaded_bundle import LoadedBundle
-from service.routes.documented import JSON, problems
-from service.schemas import BundleRef, CandidateBody
+from pnag.models.errors import BudgetError
+from pnag.models.latency_table import LatencyTable
+from pnag.service.bodies import bundle_ref, candidate_body, to_json
+from pnag.service.dependencies import BundlesDep
+from pnag.service.loaded_bundle import LoadedBundle
+from pnag.service.routes.documented import JSON, problems
+from pnag.service.schemas import BundleRef, CandidateBody
 
 COVERAGES = (0.5, 0.8, 0.9, 0.95, 0.99)
 """Coverages worth offering to somebody who has none in mind, beside the bundle's own."""

@@ -9,11 +9,11 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from service.bundles import Catalogue
-from service.dependencies import AnswererDep, BundlesDep, LifecycleDep, SettingsDep
-from service.errors import NotReadyError, check_count
-from service.json_route import refuse_encoding
-from service.kserve import (
+from pnag.service.bundles import Catalogue
+from pnag.service.dependencies import AnswererDep, BundlesDep, LifecycleDep, SettingsDep
+from pnag.service.errors import NotReadyError, check_count
+from pnag.service.json_route import refuse_encoding
+from pnag.service.kserve import (
     HEADER_LENGTH,
     InferResponse,
     ModelMetadata,
@@ -23,9 +23,9 @@ from service.kserve import (
     tensors_metadata,
     write_response,
 )
-from service.loaded_bundle import LoadedBundle
-from service.routes.documented import JSON, problems
-from service.version import VERSION
+from pnag.service.loaded_bundle import LoadedBundle
+from pnag.service.routes.documented import JSON, problems
+from pnag.service.version import VERSION
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 

@@ -8,12 +8,12 @@ import anyio
 from fastapi import APIRouter, Query, Request, Response
 from starlette.responses import StreamingResponse
 
-from models.search_space import Architecture
-from service.dependencies import AnswererDep, BundlesDep, ModelFilesDep
-from service.errors import NoWeightsError
-from service.loaded_bundle import LoadedBundle
-from service.model_files import ModelFile
-from service.routes.documented import GET_MODEL, problems
+from pnag.models.search_space import Architecture
+from pnag.service.dependencies import AnswererDep, BundlesDep, ModelFilesDep
+from pnag.service.errors import NoWeightsError
+from pnag.service.loaded_bundle import LoadedBundle
+from pnag.service.model_files import ModelFile
+from pnag.service.routes.documented import GET_MODEL, problems
 
 router = APIRouter(tags=["architectures"])
 

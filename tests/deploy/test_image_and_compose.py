@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from service.security import ApiKeys
-from service.settings import Settings
+from pnag.service.security import ApiKeys
+from pnag.service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

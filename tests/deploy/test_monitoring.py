@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from service.feedback import Feedback
-from service.metrics import Metrics
-from service.settings import Settings
+from pnag.service.feedback import Feedback
+from pnag.service.metrics import Metrics
+from pnag.service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy/prometheus"

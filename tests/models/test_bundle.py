@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.bundle import (
+from pnag.models.bundle import (
     EVALUATOR,
     FILES,
     GENERATOR,
@@ -20,10 +20,10 @@ from models.bundle import (
     Bundle,
     write_bundle,
 )
-from models.errors import BundleError
-from models.network_weights import Operator, StoredNetwork, pack_weights
-from models.runtime import OnnxGenerator
-from models.spaces.registry import get_space
+from pnag.models.errors import BundleError
+from pnag.models.network_weights import Operator, StoredNetwork, pack_weights
+from pnag.models.runtime import OnnxGenerator
+from pnag.models.spaces.registry import get_space
 
 SHIPPED = Path(__file__).parents[2] / "bundles" / "ofa-mobilenetv3-w1.0-imagenet"
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.costs import LayerCost, macs_cost, params_cost, peak_activations_cost
-from models.search_space import INACTIVE, SearchSpace
-from models.slack import SlackTable
-from models.spaces.registry import get_space
+from pnag.models.costs import LayerCost, macs_cost, params_cost, peak_activations_cost
+from pnag.models.search_space import INACTIVE, SearchSpace
+from pnag.models.slack import SlackTable
+from pnag.models.spaces.registry import get_space
 
 _spec = importlib.util.spec_from_file_location("awkward", Path(__file__).with_name("test_search_space.py"))
 assert _spec

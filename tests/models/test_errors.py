@@ -1,6 +1,6 @@
 import inspect
 
-from models import errors
+from pnag.models import errors
 
 
 def test_the_drawn_tree_names_every_error_class() -> None:

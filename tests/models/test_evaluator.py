@@ -5,12 +5,12 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from models.evaluator import AccuracyModel, GaussianProcess, MeanProcess, MlpEnsemble, to_log_error
-from models.features import ArchitectureFeatures
-from models.search_space import Decision
-from models.spaces.registry import get_space
-from models.spaces.table_space import TableSpace
-from models.wiring import Wiring
+from pnag.models.evaluator import AccuracyModel, GaussianProcess, MeanProcess, MlpEnsemble, to_log_error
+from pnag.models.features import ArchitectureFeatures
+from pnag.models.search_space import Decision
+from pnag.models.spaces.registry import get_space
+from pnag.models.spaces.table_space import TableSpace
+from pnag.models.wiring import Wiring
 
 
 def _gaussian_process(rng: np.random.Generator) -> GaussianProcess:

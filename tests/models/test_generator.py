@@ -5,15 +5,15 @@ import onnx
 import pytest
 import torch
 
-from models.costs import LayerCost, macs_cost, params_cost
-from models.errors import TrainingError
-from models.generator import Generator
-from models.runtime import NO_LIMIT
-from models.search_space import INACTIVE, SearchSpace
-from models.slack import SlackTable
-from models.spaces.registry import get_space
-from trainer.archive import cheapest
-from trainer.export_generator import export_generator, verify_generator
+from pnag.models.costs import LayerCost, macs_cost, params_cost
+from pnag.models.errors import TrainingError
+from pnag.models.generator import Generator
+from pnag.models.runtime import NO_LIMIT
+from pnag.models.search_space import INACTIVE, SearchSpace
+from pnag.models.slack import SlackTable
+from pnag.models.spaces.registry import get_space
+from pnag.trainer.archive import cheapest
+from pnag.trainer.export_generator import export_generator, verify_generator
 
 
 def _untrained(space: SearchSpace, seed: int = 0) -> tuple[Generator, LayerCost]:

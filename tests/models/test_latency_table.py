@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.errors import BudgetError, LatencyTableError, MissingLayerError
-from models.latency_table import Calibration, Device, LatencyTable, LayerLatency, NetworkLatency, UpperBound
-from models.search_space import SearchSpace
-from models.spaces.registry import get_space
+from pnag.models.errors import BudgetError, LatencyTableError, MissingLayerError
+from pnag.models.latency_table import Calibration, Device, LatencyTable, LayerLatency, NetworkLatency, UpperBound
+from pnag.models.search_space import SearchSpace
+from pnag.models.spaces.registry import get_space
 
 SPACE = get_space("nas-bench-macro")
 COEFFICIENTS = {"overhead": 2.0, "conv": 0.5, "linear": 0.25, "mbconv": 1.5}

@@ -1,6 +1,6 @@
 import pytest
 
-from models.layers import Layer, make_divisible
+from pnag.models.layers import Layer, make_divisible
 
 
 @pytest.mark.parametrize(("channels", "rounded"), [(8, 8), (11, 16), (12, 16), (19, 24), (18, 24), (36, 40), (3, 8)])

@@ -6,11 +6,11 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from models.errors import SearchSpaceError, WeightsError
-from models.layers import Layer
-from models.network_graph import IMAGES, LOGITS, OPSET, network_model
-from models.spaces.registry import get_space
-from trainer.latency.graphs import network_graph
+from pnag.models.errors import SearchSpaceError, WeightsError
+from pnag.models.layers import Layer
+from pnag.models.network_graph import IMAGES, LOGITS, OPSET, network_model
+from pnag.models.spaces.registry import get_space
+from pnag.trainer.latency.graphs import network_graph
 
 Network = tuple[list[Layer], onnx.ModelProto, list[np.ndarray]]
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.errors import EncodingError, WeightsError
-from models.network_weights import Operator, StoredNetwork, pack_weights, read_index, read_network
-from models.spaces.registry import get_space
+from pnag.models.errors import EncodingError, WeightsError
+from pnag.models.network_weights import Operator, StoredNetwork, pack_weights, read_index, read_network
+from pnag.models.spaces.registry import get_space
 
 SPACE = get_space("nas-bench-macro")
 RNG = np.random.default_rng(0)

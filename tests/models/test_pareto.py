@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pymoo.indicators.hv import HV
 
-from models.pareto import best_within, hypervolume, hypervolume_nd, kendall_tau, pareto_front
+from pnag.models.pareto import best_within, hypervolume, hypervolume_nd, kendall_tau, pareto_front
 
 UP_TO_12 = st.integers(0, 12)
 

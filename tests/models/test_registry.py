@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import cli
-from models.errors import SearchSpaceError
-from models.spaces.registry import ENTRY_POINTS, get_space, space_from_dict, space_names
+from pnag.models.errors import SearchSpaceError
+from pnag.models.spaces.registry import ENTRY_POINTS, get_space, space_from_dict, space_names
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "resnet_space"
 
@@ -66,9 +66,9 @@ def test_a_space_with_a_wrong_formula_fails_the_check(
     ("code", "said"),
     [
         ("raise RuntimeError('boom')", "boom"),
-        ("def make(): return 3", "it must give a models.search_space.SearchSpace"),
+        ("def make(): return 3", "it must give a pnag.models.search_space.SearchSpace"),
         (
-            "from models.spaces.nas_bench_macro import NasBenchMacro as make",
+            "from pnag.models.spaces.nas_bench_macro import NasBenchMacro as make",
             "gives 'nas-bench-macro'",
         ),
     ],

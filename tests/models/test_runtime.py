@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.bundle import Bundle
-from models.errors import BudgetError, EncodingError, InfeasibleBudgetError
-from models.pareto import best_within
-from models.recent import Recent
-from models.runtime import Answer, Limits, OnnxGenerator, Query, run_evaluator
+from pnag.models.bundle import Bundle
+from pnag.models.errors import BudgetError, EncodingError, InfeasibleBudgetError
+from pnag.models.pareto import best_within
+from pnag.models.recent import Recent
+from pnag.models.runtime import Answer, Limits, OnnxGenerator, Query, run_evaluator
 
 SHIPPED = Path(__file__).parents[2] / "bundles" / "ofa-mobilenetv3-w1.0-imagenet"
 NUM_BUDGETS = 200
@@ -63,8 +63,8 @@ def test_no_answer_is_worse_than_the_front_at_its_budget(runtime: OnnxGenerator,
 
 def test_a_fresh_process_gives_the_same_answers(budgets: list[float], answers: list[Answer]) -> None:
     code = (
-        "import json, sys; from pathlib import Path; from models.bundle import Bundle; "
-        "from models.runtime import OnnxGenerator, Query; "
+        "import json, sys; from pathlib import Path; from pnag.models.bundle import Bundle; "
+        "from pnag.models.runtime import OnnxGenerator, Query; "
         f"r = OnnxGenerator(Bundle.load(Path({str(SHIPPED)!r}))); "
         "print(json.dumps([r.generate(Query(b)).best.architecture.encoding for b in json.load(sys.stdin)]))"
     )
@@ -100,7 +100,7 @@ def test_a_network_is_predicted_once_while_it_is_remembered(
         asked.append(len(features_NF))
         return run_evaluator(session, features_NF)
 
-    monkeypatch.setattr("models.runtime.run_evaluator", count)
+    monkeypatch.setattr("pnag.models.runtime.run_evaluator", count)
     monkeypatch.setattr(runtime, "_accuracies", Recent(2000))
     query = Query(float(np.mean(budgets)))
     answer = runtime.generate(query)

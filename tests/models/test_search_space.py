@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.errors import EncodingError, SearchSpaceError
-from models.layers import Layer
-from models.search_space import INACTIVE, CostGroup, Decision, Option, SearchSpace
-from models.spaces.registry import SPACES, get_space, space_from_dict
+from pnag.models.errors import EncodingError, SearchSpaceError
+from pnag.models.layers import Layer
+from pnag.models.search_space import INACTIVE, CostGroup, Decision, Option, SearchSpace
+from pnag.models.spaces.registry import SPACES, get_space, space_from_dict
 
 
 class Awkward(SearchSpace):

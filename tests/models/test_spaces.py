@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.costs import macs_cost, params_cost
-from models.errors import EncodingError
-from models.spaces.registry import get_space
+from pnag.models.costs import macs_cost, params_cost
+from pnag.models.errors import EncodingError
+from pnag.models.spaces.registry import get_space
 
 # Guo et al., PNAG: MAdds (M), params (M) of the five mobile networks, width 1.2; encodings of guoyongcs/PNAG (MIT).
 PUBLISHED_PNAG = {

@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.costs import GroupedCost
-from models.errors import EncodingError, SearchSpaceError
-from models.files import to_json
-from models.latency_table import Device, LatencyTable, LayerLatency
-from models.metric import Metric
-from models.search_space import Decision
-from models.slack import SlackTable
-from models.spaces.registry import space_from_dict
-from models.spaces.table_space import TableSpace
-from models.table_costs import NetworkCosts, Rows, TableCosts, additive_layers
+from pnag.models.costs import GroupedCost
+from pnag.models.errors import EncodingError, SearchSpaceError
+from pnag.models.files import to_json
+from pnag.models.latency_table import Device, LatencyTable, LayerLatency
+from pnag.models.metric import Metric
+from pnag.models.search_space import Decision
+from pnag.models.slack import SlackTable
+from pnag.models.spaces.registry import space_from_dict
+from pnag.models.spaces.table_space import TableSpace
+from pnag.models.table_costs import NetworkCosts, Rows, TableCosts, additive_layers
 
 
 def small_space() -> TableSpace:
@@ -176,7 +176,7 @@ def test_the_mask_lets_through_exactly_what_may_be_answered_within_the_budget(is
 
 
 def test_beyond_the_joint_mask_no_cost_lies_below_its_floor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.table_costs.MAX_JOINT", 0)
+    monkeypatch.setattr("pnag.models.table_costs.MAX_JOINT", 0)
     space, table, recorded = measured_costs(is_restricted=False)
     costs = NetworkCosts.of(space, table, recorded)
     everything = space.all_architectures()

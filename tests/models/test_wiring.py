@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from models.wiring import Wiring
+from pnag.models.wiring import Wiring
 
 # Features: link "chain" or "star", then options a, b, skip of three nodes.
 CHAIN, STAR = [1, 0], [0, 1]

@@ -15,20 +15,20 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from starlette.testclient import TestClient
 
-from models.bundle import EVALUATOR, GENERATOR, LATENCY_TABLE, PARETO_FRONT, WEIGHTS, Bundle, write_bundle
-from models.features import ArchitectureFeatures
-from models.files import to_json
-from models.latency_table import Device, LatencyTable, LayerLatency, UpperBound
-from models.layers import Layer
-from models.network_weights import Operator, StoredNetwork, pack_weights
-from models.pareto import pareto_front
-from models.runtime import OnnxGenerator, Query
-from models.search_space import SearchSpace
-from models.spaces.registry import get_space
-from service.app import create_app
-from service.logs import configure_logs
-from service.settings import Settings
-from trainer.latency.graphs import layer_graph
+from pnag.models.bundle import EVALUATOR, GENERATOR, LATENCY_TABLE, PARETO_FRONT, WEIGHTS, Bundle, write_bundle
+from pnag.models.features import ArchitectureFeatures
+from pnag.models.files import to_json
+from pnag.models.latency_table import Device, LatencyTable, LayerLatency, UpperBound
+from pnag.models.layers import Layer
+from pnag.models.network_weights import Operator, StoredNetwork, pack_weights
+from pnag.models.pareto import pareto_front
+from pnag.models.runtime import OnnxGenerator, Query
+from pnag.models.search_space import SearchSpace
+from pnag.models.spaces.registry import get_space
+from pnag.service.app import create_app
+from pnag.service.logs import configure_logs
+from pnag.service.settings import Settings
+from pnag.trainer.latency.graphs import layer_graph
 
 
 def write_tiny_bundle(

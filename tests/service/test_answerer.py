@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from models.runtime import Query
-from service.answerer import Answerer, question
-from service.loaded_bundle import LoadedBundle
-from service.schemas import Conditions, LimitsBody
+from pnag.models.runtime import Query
+from pnag.service.answerer import Answerer, question
+from pnag.service.loaded_bundle import LoadedBundle
+from pnag.service.schemas import Conditions, LimitsBody
 
 
 @pytest.fixture

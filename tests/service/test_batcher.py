@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from service.batcher import Batcher
+from pnag.service.batcher import Batcher
 
 
 class Runs:

@@ -2,9 +2,9 @@
 
 import gc
 
-from models.search_space import Decision
-from models.spaces.table_space import TableSpace
-from service import bodies
+from pnag.models.search_space import Decision
+from pnag.models.spaces.table_space import TableSpace
+from pnag.service import bodies
 
 
 def _space() -> TableSpace:

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from models.bundle import Bundle
-from models.errors import BundleError
-from service.bundles import Catalogue, find_bundles
-from service.errors import BundleRequiredError
+from pnag.models.bundle import Bundle
+from pnag.models.errors import BundleError
+from pnag.service.bundles import Catalogue, find_bundles
+from pnag.service.errors import BundleRequiredError
 
 ASK = {"budget_ms": 6}
 Make = Callable[..., TestClient]

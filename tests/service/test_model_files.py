@@ -15,8 +15,8 @@ import onnxruntime
 import pytest
 from starlette.testclient import TestClient
 
-from models.bundle import WEIGHTS, Bundle
-from service import model_files
+from pnag.models.bundle import WEIGHTS, Bundle
+from pnag.service import model_files
 
 MakeClient = Callable[..., TestClient]
 

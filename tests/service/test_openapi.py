@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 from starlette.testclient import TestClient
 
-from client import AsyncPnagClient
+from pnag_client import AsyncPnagClient
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "openapi.json"
 

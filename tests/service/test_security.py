@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 import cli
-from service.security import ADMIN, READ, ApiKey, ApiKeys, RateLimit
-from service.settings import Settings, SettingsError
+from pnag.service.security import ADMIN, READ, ApiKey, ApiKeys, RateLimit
+from pnag.service.settings import Settings, SettingsError
 
 ASK = {"budget_ms": 6}
 Make = Callable[..., TestClient]
@@ -164,7 +164,7 @@ def test_more_than_the_rate_is_429_and_says_when_to_come_back(
     make_client: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.monotonic()
-    monkeypatch.setattr("service.security.monotonic", lambda: now)
+    monkeypatch.setattr("pnag.service.security.monotonic", lambda: now)
     client = make_client(rate_limit_per_s=2, api_keys=BOTH)
     statuses = [client.post("/generate", json=ASK, headers=bearer(READ_KEY)) for _ in range(3)]
     assert [response.status_code for response in statuses] == [200, 200, 429]
@@ -180,7 +180,7 @@ def test_more_than_the_rate_is_429_and_says_when_to_come_back(
 def test_a_bucket_lets_through_its_size_and_its_rate_at_most(pauses: list[float], per_s: float) -> None:
     now = 1000.0
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr("service.security.monotonic", lambda: now)
+        monkeypatch.setattr("pnag.service.security.monotonic", lambda: now)
         limit = RateLimit(per_s)
         passed = 0
         for pause in pauses:

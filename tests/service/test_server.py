@@ -20,10 +20,10 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from models.bundle import Bundle
-from service.app import create_app
-from service.protocol import BoundedProtocol
-from service.settings import Settings
+from pnag.models.bundle import Bundle
+from pnag.service.app import create_app
+from pnag.service.protocol import BoundedProtocol
+from pnag.service.settings import Settings
 
 ASK = b'{"budget_ms": 6}'
 REQUEST = (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.settings import ENV_PREFIX, Settings, SettingsError, load_settings
+from pnag.service.settings import ENV_PREFIX, Settings, SettingsError, load_settings
 
 ENV_EXAMPLE = Path(__file__).parents[2] / ".env.example"
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.bundle import Bundle
-from models.latency_table import Device, LatencyTable, LayerLatency, UpperBound
-from models.spaces.registry import get_space
-from trainer.progress import show_progress
-from trainer.recipes import quick
-from trainer.train import Identity, train_bundle
+from pnag.models.bundle import Bundle
+from pnag.models.latency_table import Device, LatencyTable, LayerLatency, UpperBound
+from pnag.models.spaces.registry import get_space
+from pnag.trainer.progress import show_progress
+from pnag.trainer.recipes import quick
+from pnag.trainer.train import Identity, train_bundle
 
 SPACE_NAME = "nas-bench-macro"
 RATIOS = tuple(np.linspace(0.96, 1.08, 30))

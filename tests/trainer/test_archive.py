@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from models.costs import LayerCost, macs_cost, params_cost
-from models.pareto import pareto_front
-from models.search_space import INACTIVE
-from models.slack import SlackTable
-from models.spaces.registry import get_space
-from trainer.archive import Archive, Objective, budget_grid, cheapest, dearest, neighbours, search_archive
-from trainer.config import ArchiveConfig
-from trainer.progress import show_progress
+from pnag.models.costs import LayerCost, macs_cost, params_cost
+from pnag.models.pareto import pareto_front
+from pnag.models.search_space import INACTIVE
+from pnag.models.slack import SlackTable
+from pnag.models.spaces.registry import get_space
+from pnag.trainer.archive import Archive, Objective, budget_grid, cheapest, dearest, neighbours, search_archive
+from pnag.trainer.config import ArchiveConfig
+from pnag.trainer.progress import show_progress
 
 SPACE = get_space("nas-bench-macro")
 EVERYTHING = SPACE.assignments([d.name for d in SPACE.decisions])

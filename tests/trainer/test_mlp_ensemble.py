@@ -8,9 +8,9 @@ import pytest
 import sklearn.neural_network
 from sklearn.exceptions import ConvergenceWarning
 
-from trainer.config import EvaluatorConfig
-from trainer.progress import show_progress
-from trainer.train_evaluator import _fit_mlp_ensemble
+from pnag.trainer.config import EvaluatorConfig
+from pnag.trainer.progress import show_progress
+from pnag.trainer.train_evaluator import _fit_mlp_ensemble
 
 
 def test_the_weight_decay_of_a_step_does_not_grow_with_the_records(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from trainer.pareto_rule import composite_score, dominance, pair_agreement, ranking_loss
+from pnag.trainer.pareto_rule import composite_score, dominance, pair_agreement, ranking_loss
 
 UP_TO_8 = st.integers(0, 8)
 

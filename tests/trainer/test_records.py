@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.errors import RecordsError
-from models.spaces.registry import get_space
-from trainer.records import options_seen, read_records
+from pnag.models.errors import RecordsError
+from pnag.models.spaces.registry import get_space
+from pnag.trainer.records import options_seen, read_records
 
 SPACE = get_space("nas-bench-macro")
 

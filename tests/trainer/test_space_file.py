@@ -2,9 +2,9 @@
 
 import pytest
 
-from models.errors import SearchSpaceError
-from trainer.space_file import load_space, parse_space
-from trainer.starting_project import SPACE
+from pnag.models.errors import SearchSpaceError
+from pnag.trainer.space_file import load_space, parse_space
+from pnag.trainer.starting_project import SPACE
 
 
 def test_scalars_stay_the_text_that_was_written() -> None:

@@ -11,14 +11,14 @@ import pytest
 from starlette.testclient import TestClient
 
 import cli
-from models.bundle import TABLE_COSTS, Bundle
-from models.errors import BudgetError, BundleError, EncodingError, RecordsError
-from models.explain import Explainer
-from models.runtime import Limits, OnnxGenerator, Query
-from service.app import create_app
-from service.settings import Settings
-from trainer.references import read_references
-from trainer.space_file import load_space
+from pnag.models.bundle import TABLE_COSTS, Bundle
+from pnag.models.errors import BudgetError, BundleError, EncodingError, RecordsError
+from pnag.models.explain import Explainer
+from pnag.models.runtime import Limits, OnnxGenerator, Query
+from pnag.service.app import create_app
+from pnag.service.settings import Settings
+from pnag.trainer.references import read_references
+from pnag.trainer.space_file import load_space
 
 ENCODING = "conv3:conv3:conv5:yes"
 """A recorded architecture of the starting project."""

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.errors import LatencyTableError, RecordsError, TrainingError
-from models.spaces.table_space import TableSpace
-from models.table_costs import NetworkCosts
-from trainer.learn_costs import learn_cost
-from trainer.space_file import parse_space
-from trainer.table_inputs import read_table_inputs, search_objective
-from trainer.table_records import TableReading, read_table, refuse_problems
-from trainer.validate import validate
+from pnag.models.errors import LatencyTableError, RecordsError, TrainingError
+from pnag.models.spaces.table_space import TableSpace
+from pnag.models.table_costs import NetworkCosts
+from pnag.trainer.learn_costs import learn_cost
+from pnag.trainer.space_file import parse_space
+from pnag.trainer.table_inputs import read_table_inputs, search_objective
+from pnag.trainer.table_records import TableReading, read_table, refuse_problems
+from pnag.trainer.validate import validate
 
 SPACE = (
     "name: s\ndecisions:\n  a: ['0', '1', no]\n  b: {options: [conv, pool], active_if: {a: ['1', no]}}\n  c: [x, NA]\n"

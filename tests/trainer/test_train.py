@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import cli
-from models.bundle import EVALUATOR, GENERATOR, LATENCY_TABLE, MANIFEST, Bundle
-from models.errors import LatencyTableError, MissingLayerError, RecordsError, TrainingError
-from models.runtime import OnnxGenerator, Query
-from trainer.progress import show_progress
-from trainer.recipes import quick
-from trainer.train import Identity, retarget_bundle, train_bundle
+from pnag.models.bundle import EVALUATOR, GENERATOR, LATENCY_TABLE, MANIFEST, Bundle
+from pnag.models.errors import LatencyTableError, MissingLayerError, RecordsError, TrainingError
+from pnag.models.runtime import OnnxGenerator, Query
+from pnag.trainer.progress import show_progress
+from pnag.trainer.recipes import quick
+from pnag.trainer.train import Identity, retarget_bundle, train_bundle
 
 WriteTable = Callable[..., Path]
 WriteRecords = Callable[..., Path]

@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from models.evaluator import GaussianProcess, MeanProcess
-from models.features import ArchitectureFeatures
-from models.search_space import Tokens
-from trainer.config import EvaluatorConfig
-from trainer.progress import SILENT
-from trainer.records import Records
-from trainer.space_file import parse_space
-from trainer.train_evaluator import fit_gaussian_process, train_evaluator
+from pnag.models.evaluator import GaussianProcess, MeanProcess
+from pnag.models.features import ArchitectureFeatures
+from pnag.models.search_space import Tokens
+from pnag.trainer.config import EvaluatorConfig
+from pnag.trainer.progress import SILENT
+from pnag.trainer.records import Records
+from pnag.trainer.space_file import parse_space
+from pnag.trainer.train_evaluator import fit_gaussian_process, train_evaluator
 
 OPTIONS = "[a, b, c, d, e, f, g, h]"
 SPACE = parse_space(f"name: s\ndecisions: {{op1: {OPTIONS}, op2: {OPTIONS}, op3: {OPTIONS}}}")

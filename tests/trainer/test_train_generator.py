@@ -11,21 +11,28 @@ import numpy as np
 import pytest
 import torch
 
-from models.costs import LayerCost
-from models.errors import TrainingError
-from models.generator import Generator
-from models.runtime import NO_LIMIT
-from models.search_space import INACTIVE
-from models.slack import SlackTable
-from models.spaces.registry import get_space
-from trainer.checkpoint import CHECKPOINT, CURVES, Checkpoint
-from trainer.config import ArchiveConfig, EvaluatorConfig, GeneratorConfig, RankingConfig, ReinforceConfig, TrainConfig
-from trainer.objective import Objective, RememberingObjective
-from trainer.pareto_rule import pair_agreement
-from trainer.progress import SILENT
-from trainer.ranking_evaluator import train_ranking_evaluator
-from trainer.reinforce import advantages, composite, draw_budgets, log_prob_and_entropy, reinforce
-from trainer.train_generator import sample, train_generator
+from pnag.models.costs import LayerCost
+from pnag.models.errors import TrainingError
+from pnag.models.generator import Generator
+from pnag.models.runtime import NO_LIMIT
+from pnag.models.search_space import INACTIVE
+from pnag.models.slack import SlackTable
+from pnag.models.spaces.registry import get_space
+from pnag.trainer.checkpoint import CHECKPOINT, CURVES, Checkpoint
+from pnag.trainer.config import (
+    ArchiveConfig,
+    EvaluatorConfig,
+    GeneratorConfig,
+    RankingConfig,
+    ReinforceConfig,
+    TrainConfig,
+)
+from pnag.trainer.objective import Objective, RememberingObjective
+from pnag.trainer.pareto_rule import pair_agreement
+from pnag.trainer.progress import SILENT
+from pnag.trainer.ranking_evaluator import train_ranking_evaluator
+from pnag.trainer.reinforce import advantages, composite, draw_budgets, log_prob_and_entropy, reinforce
+from pnag.trainer.train_generator import sample, train_generator
 
 SPACE = get_space("nas-bench-macro").restrict({f"layer{i}": ("identity", "mbconv_k3_e3") for i in (4, 5, 7, 8)})
 COST = LayerCost(SPACE, lambda layer: layer.macs / 1e6)

@@ -21,10 +21,10 @@ from typing import Any
 
 import pytest
 
-from models.bundle import LATENCY_TABLE, PARETO_FRONT, Bundle, write_bundle
-from models.files import to_json
-from models.latency_table import UpperBound
-from models.metric import Metric
+from pnag.models.bundle import LATENCY_TABLE, PARETO_FRONT, Bundle, write_bundle
+from pnag.models.files import to_json
+from pnag.models.latency_table import UpperBound
+from pnag.models.metric import Metric
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "bundles" / "ofa-mobilenetv3-w1.0-imagenet"

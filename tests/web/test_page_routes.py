@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from models.bundle import Bundle
-from service.routes.page import INDEX, MEDIA_TYPES, WEB, site
+from pnag.models.bundle import Bundle
+from pnag.service.routes.page import INDEX, MEDIA_TYPES, WEB, site
 
 Service = Any
 """Of conftest.py, which cannot be imported by name."""

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from models.bundle import Bundle
-from models.errors import LatencyTableError
-from models.runtime import Answer, OnnxGenerator, Query
-from trainer.latency.fit import accuracy_figures, network_latency
-from trainer.latency.kit_script import Plan, Progress, Setup, describe_device
-from trainer.latency.measure import Measurements, measure
+from pnag.models.bundle import Bundle
+from pnag.models.errors import LatencyTableError
+from pnag.models.runtime import Answer, OnnxGenerator, Query
+from pnag.trainer.latency.fit import accuracy_figures, network_latency
+from pnag.trainer.latency.kit_script import Plan, Progress, Setup, describe_device
+from pnag.trainer.latency.measure import Measurements, measure
 
 
 @dataclass(frozen=True)

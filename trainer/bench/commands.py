@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from trainer.bench.problem import Problem
-    from trainer.latency.kit_script import Progress as Measured
-    from trainer.progress import Progress
+    from pnag.trainer.bench.problem import Problem
+    from pnag.trainer.latency.kit_script import Progress as Measured
+    from pnag.trainer.progress import Progress
 
 app = typer.Typer(no_args_is_help=True, help="Comparisons: tables, JSON, Markdown and plots.")
 
@@ -50,7 +50,7 @@ def front(
     as_json: _Json = False,
 ) -> None:
     """Compare our generator with every method of the paper, on the same evaluator and the same number of calls."""
-    from trainer.bench.methods import METHODS
+    from pnag.trainer.bench.methods import METHODS
 
     names = list(METHODS) if methods is None else [name.strip() for name in methods.split(",")]
     unknown = [name for name in names if name not in METHODS]
@@ -58,11 +58,11 @@ def front(
         raise typer.BadParameter(f"{unknown[0]!r}; choose from {list(METHODS)}", param_hint="--methods")
     from rich.console import Console
 
-    from models.files import to_json, write_atomic
-    from trainer.bench.front import find_reference, run_methods
-    from trainer.bench.plots import draw_all
-    from trainer.bench.report import markdown, summarise, terminal
-    from trainer.progress import show_progress
+    from pnag.models.files import to_json, write_atomic
+    from pnag.trainer.bench.front import find_reference, run_methods
+    from pnag.trainer.bench.plots import draw_all
+    from pnag.trainer.bench.report import markdown, summarise, terminal
+    from pnag.trainer.progress import show_progress
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     with show_progress() as progress:
@@ -75,7 +75,7 @@ def front(
     write_atomic(out / "front.md", markdown(summary))
     draw_all(problem, reference, runs, out)
     if paper:
-        from trainer.bench.paper import our_rows, paper_markdown
+        from pnag.trainer.bench.paper import our_rows, paper_markdown
 
         rows = our_rows(problem, runs)
         summary["paper"] = rows
@@ -101,10 +101,10 @@ def references(
     as_json: _Json = False,
 ) -> None:
     """Known networks beside ours, on your hardware: counts against published figures, and latency."""
-    from models.bundle import Bundle
-    from models.files import to_json, write_atomic
-    from trainer.bench.time_references import check_references, references_markdown, time_references
-    from trainer.progress import show_progress
+    from pnag.models.bundle import Bundle
+    from pnag.models.files import to_json, write_atomic
+    from pnag.trainer.bench.time_references import check_references, references_markdown, time_references
+    from pnag.trainer.progress import show_progress
 
     about: dict[str, Any] | None = None
     if check_only:
@@ -140,9 +140,9 @@ def evaluators(
     as_json: _Json = False,
 ) -> None:
     """Compare the composite score with the paper's learned ranking on held-out pairs, split by what fits."""
-    from models.files import to_json, write_atomic
-    from trainer.bench.evaluators import compare_evaluators, evaluators_markdown
-    from trainer.progress import show_progress
+    from pnag.models.files import to_json, write_atomic
+    from pnag.trainer.bench.evaluators import compare_evaluators, evaluators_markdown
+    from pnag.trainer.progress import show_progress
 
     with show_progress() as progress:
         result = compare_evaluators(space, records, latency_table, num_records, range(seeds), progress)
@@ -162,12 +162,12 @@ def records(
     as_json: _Json = False,
 ) -> None:
     """How many networks must be measured: regret against records, actively chosen or at random."""
-    from models.costs import GroupedCost, LayerCost
-    from models.files import to_json, write_atomic
-    from models.latency_table import LatencyTable
-    from models.spaces.registry import get_space
-    from trainer.bench.records import SIZES, compare_labelling, draw_labelling, labelling_markdown
-    from trainer.progress import show_progress
+    from pnag.models.costs import GroupedCost, LayerCost
+    from pnag.models.files import to_json, write_atomic
+    from pnag.models.latency_table import LatencyTable
+    from pnag.models.spaces.registry import get_space
+    from pnag.trainer.bench.records import SIZES, compare_labelling, draw_labelling, labelling_markdown
+    from pnag.trainer.progress import show_progress
 
     space = get_space("nas-bench-macro")
     if latency_table is None:
@@ -190,7 +190,7 @@ def page(
     out: Annotated[Path, typer.Option(help="The page; its pictures go into a folder of the same name beside it.")],
 ) -> None:
     """Put every result of a folder on one page."""
-    from trainer.bench.page import write_page
+    from pnag.trainer.bench.page import write_page
 
     typer.echo(f"{write_page(results, out)}")
 
@@ -204,9 +204,9 @@ def latency(
     as_json: _Json = False,
 ) -> None:
     """Build answers as networks, time them here, and count the budgets they break."""
-    from models.bundle import Bundle
-    from trainer.bench.answers import ask, figures, measure_answers
-    from trainer.progress import show_progress
+    from pnag.models.bundle import Bundle
+    from pnag.trainer.bench.answers import ask, figures, measure_answers
+    from pnag.trainer.progress import show_progress
 
     loaded = Bundle.load(bundle)
     asked = ask(loaded, answers, seed)
@@ -248,9 +248,9 @@ def serve(
     """Our service beside a hello world, LitServe, BentoML and MLServer under wrk: 6 minutes (needs `wrk`)."""
     import shutil
 
-    from models.files import to_json, write_atomic
-    from trainer.bench.serve import Load, check_kserve, compare_serving, draw_serving, serving_markdown
-    from trainer.progress import show_progress
+    from pnag.models.files import to_json, write_atomic
+    from pnag.trainer.bench.serve import Load, check_kserve, compare_serving, draw_serving, serving_markdown
+    from pnag.trainer.progress import show_progress
 
     if shutil.which("wrk") is None:
         raise typer.BadParameter("`wrk` is not installed; apt-get install wrk, or brew install wrk")
@@ -275,9 +275,9 @@ def soak(
     as_json: _Json = False,
 ) -> None:
     """Load one worker for minutes with all kinds of requests and reloads, and say whether its memory stays flat."""
-    from models.files import to_json, write_atomic
-    from trainer.bench.soak import soak, soak_markdown
-    from trainer.progress import show_progress
+    from pnag.models.files import to_json, write_atomic
+    from pnag.trainer.bench.soak import soak, soak_markdown
+    from pnag.trainer.progress import show_progress
 
     with show_progress() as progress:
         report = soak(bundle, minutes * 60, per_s, progress)
@@ -295,9 +295,9 @@ def faults(
     as_json: _Json = False,
 ) -> None:
     """Kill Redis, swap bundles, end replicas, ask too much, all under load, and count what failed (5 minutes)."""
-    from models.files import to_json, write_atomic
-    from trainer.bench.faults import all_faults, faults_markdown
-    from trainer.progress import show_progress
+    from pnag.models.files import to_json, write_atomic
+    from pnag.trainer.bench.faults import all_faults, faults_markdown
+    from pnag.trainer.progress import show_progress
 
     with show_progress() as progress:
         report = all_faults(bundle, progress)
@@ -314,7 +314,7 @@ def serving_page(
     out: Annotated[Path, typer.Option(help="The page.")],
 ) -> None:
     """Put what was measured of serving on one page, beside the targets."""
-    from trainer.bench.serving_page import write_serving_page
+    from pnag.trainer.bench.serving_page import write_serving_page
 
     typer.echo(f"{write_serving_page(results, out)}")
 
@@ -323,7 +323,7 @@ def _problem(
     name: str, space: str, records: Path, table: Path | None, truth: Path | None, num_records: int | None, budgets: int,
     progress: "Progress",
 ) -> "Problem":  # fmt: skip
-    from trainer.bench.problem import load_problem
+    from pnag.trainer.bench.problem import load_problem
 
     return load_problem(
         name, space, records, table, progress, truth_path=truth, num_records=num_records, num_budgets=budgets

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from models.costs import macs_cost
-from trainer.bench.problem import load_problem, take
-from trainer.config import EvaluatorConfig, RankingConfig
-from trainer.pareto_rule import composite_score, pair_agreement
-from trainer.progress import Progress
-from trainer.ranking_evaluator import train_ranking_evaluator
-from trainer.train_evaluator import train_evaluator
+from pnag.models.costs import macs_cost
+from pnag.trainer.bench.problem import load_problem, take
+from pnag.trainer.config import EvaluatorConfig, RankingConfig
+from pnag.trainer.pareto_rule import composite_score, pair_agreement
+from pnag.trainer.progress import Progress
+from pnag.trainer.ranking_evaluator import train_ranking_evaluator
+from pnag.trainer.train_evaluator import train_evaluator
 
 _HELD_OUT, _MOST_HELD_OUT = 0.2, 300
 _NUM_BUDGETS = 10

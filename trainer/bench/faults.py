@@ -15,12 +15,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from models.bundle import MANIFEST, Bundle
-from models.files import to_json
-from trainer.bench.load import Asked, Request, ask_in_turn, offer, percentile_ms
-from trainer.bench.running_service import NotRunningError, RunningService, free_port
-from trainer.bench.soak import mixed_requests
-from trainer.progress import Progress
+from pnag.models.bundle import MANIFEST, Bundle
+from pnag.models.files import to_json
+from pnag.trainer.bench.load import Asked, Request, ask_in_turn, offer, percentile_ms
+from pnag.trainer.bench.running_service import NotRunningError, RunningService, free_port
+from pnag.trainer.bench.soak import mixed_requests
+from pnag.trainer.progress import Progress
 
 IN_HASTE = {"max_waiting": 2, "max_batch_size": 2}
 """PNAG_MAX_WAITING and PNAG_MAX_BATCH_SIZE of an operator to whom an answer is worth something for 20 ms."""

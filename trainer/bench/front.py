@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.files import to_json, write_atomic
-from models.pareto import hypervolume, pareto_front
-from trainer.archive import search_archive
-from trainer.bench.methods import METHODS, NO_ANSWER, Run
-from trainer.bench.problem import Problem, best_of
-from trainer.config import ArchiveConfig, GeneratorConfig, TrainConfig
-from trainer.objective import Objective
-from trainer.progress import Progress
+from pnag.models.files import to_json, write_atomic
+from pnag.models.pareto import hypervolume, pareto_front
+from pnag.trainer.archive import search_archive
+from pnag.trainer.bench.methods import METHODS, NO_ANSWER, Run
+from pnag.trainer.bench.problem import Problem, best_of
+from pnag.trainer.config import ArchiveConfig, GeneratorConfig, TrainConfig
+from pnag.trainer.objective import Objective
+from pnag.trainer.progress import Progress
 
 Floats = NDArray[np.float64]
 

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.costs import macs_cost
-from models.generator import Generator
-from models.search_space import Tokens
-from trainer.archive import Archive, neighbours, search_archive
-from trainer.bench.official import (
+from pnag.models.costs import macs_cost
+from pnag.models.generator import Generator
+from pnag.models.search_space import Tokens
+from pnag.trainer.archive import Archive, neighbours, search_archive
+from pnag.trainer.bench.official import (
     ENTROPY_WEIGHT,
     ITERATIONS,
     LEARNING_RATE,
@@ -30,14 +30,14 @@ from trainer.bench.official import (
     VALIDATE_EVERY,
     OfficialController,
 )
-from trainer.bench.problem import Problem, best_of
-from trainer.checkpoint import Checkpoint
-from trainer.config import ReinforceConfig, TrainConfig
-from trainer.objective import Objective, RememberingObjective
-from trainer.pareto_rule import composite_score
-from trainer.progress import SILENT, Progress
-from trainer.reinforce import composite, reinforce
-from trainer.train_generator import sample, train_generator
+from pnag.trainer.bench.problem import Problem, best_of
+from pnag.trainer.checkpoint import Checkpoint
+from pnag.trainer.config import ReinforceConfig, TrainConfig
+from pnag.trainer.objective import Objective, RememberingObjective
+from pnag.trainer.pareto_rule import composite_score
+from pnag.trainer.progress import SILENT, Progress
+from pnag.trainer.reinforce import composite, reinforce
+from pnag.trainer.train_generator import sample, train_generator
 
 Floats = NDArray[np.float64]
 

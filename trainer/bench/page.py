@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from models.errors import PnagError
-from models.files import write_atomic
-from trainer.bench.methods import METHODS
-from trainer.bench.report import headline, markdown
+from pnag.models.errors import PnagError
+from pnag.models.files import write_atomic
+from pnag.trainer.bench.methods import METHODS
+from pnag.trainer.bench.report import headline, markdown
 
 _PICTURES = {
     "fronts.png": "What each method answers; dashed, the best known; grey, networks of the space.",

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from models.costs import macs_cost, params_cost
-from trainer.bench.front import Answers
-from trainer.bench.problem import Problem
+from pnag.models.costs import macs_cost, params_cost
+from pnag.trainer.bench.front import Answers
+from pnag.trainer.bench.problem import Problem
 
 OUR_METHODS = ("evo", "nas-mo", "elite-imitation")
 _PLACES = (0.1, 0.3, 0.5, 0.7, 0.9)

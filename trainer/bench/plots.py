@@ -10,9 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from models.pareto import pareto_front
-from trainer.bench.front import CLIFF_FRACTION, Answers, Reference, regret_by_budget
-from trainer.bench.problem import Problem
+from pnag.models.pareto import pareto_front
+from pnag.trainer.bench.front import CLIFF_FRACTION, Answers, Reference, regret_by_budget
+from pnag.trainer.bench.problem import Problem
 
 Floats = NDArray[np.float64]
 

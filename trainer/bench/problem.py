@@ -12,19 +12,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.costs import GroupedCost, LayerCost, macs_cost
-from models.errors import RecordsError, TrainingError
-from models.latency_table import LatencyTable
-from models.search_space import SearchSpace, Tokens
-from models.slack import SlackTable
-from models.spaces.registry import get_space
-from trainer.archive import cheapest, dearest
-from trainer.checkpoint import digest
-from trainer.config import EvaluatorConfig
-from trainer.objective import RememberingObjective
-from trainer.progress import Progress
-from trainer.records import Records, options_seen, read_records
-from trainer.train_evaluator import train_evaluator
+from pnag.models.costs import GroupedCost, LayerCost, macs_cost
+from pnag.models.errors import RecordsError, TrainingError
+from pnag.models.latency_table import LatencyTable
+from pnag.models.search_space import SearchSpace, Tokens
+from pnag.models.slack import SlackTable
+from pnag.models.spaces.registry import get_space
+from pnag.trainer.archive import cheapest, dearest
+from pnag.trainer.checkpoint import digest
+from pnag.trainer.config import EvaluatorConfig
+from pnag.trainer.objective import RememberingObjective
+from pnag.trainer.progress import Progress
+from pnag.trainer.records import Records, options_seen, read_records
+from pnag.trainer.train_evaluator import train_evaluator
 
 Floats = NDArray[np.float64]
 

@@ -14,16 +14,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from models.costs import GroupedCost
-from models.errors import RecordsError
-from models.features import ArchitectureFeatures
-from models.pareto import hypervolume, kendall_tau
-from models.search_space import SearchSpace, Tokens
-from trainer.bench.problem import best_of
-from trainer.config import EvaluatorConfig
-from trainer.label.active import Labeller, label_all
-from trainer.progress import SILENT, Progress
-from trainer.train_evaluator import fit_gaussian_process
+from pnag.models.costs import GroupedCost
+from pnag.models.errors import RecordsError
+from pnag.models.features import ArchitectureFeatures
+from pnag.models.pareto import hypervolume, kendall_tau
+from pnag.models.search_space import SearchSpace, Tokens
+from pnag.trainer.bench.problem import best_of
+from pnag.trainer.config import EvaluatorConfig
+from pnag.trainer.label.active import Labeller, label_all
+from pnag.trainer.progress import SILENT, Progress
+from pnag.trainer.train_evaluator import fit_gaussian_process
 
 Floats = NDArray[np.float64]
 

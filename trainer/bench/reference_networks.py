@@ -14,10 +14,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from models.layers import make_divisible
-from models.network_graph import IR_VERSION, OPSET
-from models.spaces.registry import get_space
-from trainer.latency.graphs import network_graph
+from pnag.models.layers import make_divisible
+from pnag.models.network_graph import IR_VERSION, OPSET
+from pnag.models.spaces.registry import get_space
+from pnag.trainer.latency.graphs import network_graph
 
 Activation = Literal["none", "relu", "h_swish", "swish"]
 

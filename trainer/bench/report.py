@@ -7,9 +7,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from trainer.bench.front import CLIFF_FRACTION, Answers, Reference, score
-from trainer.bench.methods import METHODS
-from trainer.bench.problem import Problem
+from pnag.trainer.bench.front import CLIFF_FRACTION, Answers, Reference, score
+from pnag.trainer.bench.methods import METHODS
+from pnag.trainer.bench.problem import Problem
 
 _COLUMNS = (
     # key, heading, digits

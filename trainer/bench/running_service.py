@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from models.errors import PnagError
+from pnag.models.errors import PnagError
 
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE_S = 60.0

@@ -24,12 +24,12 @@ from typing import Any
 
 import psutil
 
-from models.bundle import Bundle
-from models.errors import PnagError
-from trainer.bench.running_service import RunningService
-from trainer.bench.serve_contenders import SERVERS, Contender, contenders, environment_of, start, version_of
-from trainer.latency.kit_script import processor_name
-from trainer.progress import Progress
+from pnag.models.bundle import Bundle
+from pnag.models.errors import PnagError
+from pnag.trainer.bench.running_service import RunningService
+from pnag.trainer.bench.serve_contenders import SERVERS, Contender, contenders, environment_of, start, version_of
+from pnag.trainer.latency.kit_script import processor_name
+from pnag.trainer.progress import Progress
 
 BASELINES = {"pnag, cached": ("bare uvicorn ASGI hello", "FastAPI hello world", "FastAPI, request read")}
 """Whom ours is compared with. The uncached ones are compared with the other servers of models."""

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from models.errors import PnagError
-from models.files import write_atomic
-from trainer.bench.faults import faults_markdown
-from trainer.bench.serve import OURS, OURS_TWICE, PEERS, serving_markdown
-from trainer.bench.soak import soak_markdown
+from pnag.models.errors import PnagError
+from pnag.models.files import write_atomic
+from pnag.trainer.bench.faults import faults_markdown
+from pnag.trainer.bench.serve import OURS, OURS_TWICE, PEERS, serving_markdown
+from pnag.trainer.bench.soak import soak_markdown
 
 _COMMANDS = ("serve", "faults", "soak")
 

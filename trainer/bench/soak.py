@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from models.bundle import MANIFEST, Bundle
-from trainer.bench.load import Request, offer, percentile_ms, request
-from trainer.bench.running_service import RunningService
-from trainer.progress import Progress
+from pnag.models.bundle import MANIFEST, Bundle
+from pnag.trainer.bench.load import Request, offer, percentile_ms, request
+from pnag.trainer.bench.running_service import RunningService
+from pnag.trainer.progress import Progress
 
 RELOAD_EVERY_S = 10.0
 SAMPLE_EVERY_S = 2.0

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from models.bundle import Bundle
-from trainer.bench.reference_networks import REFERENCE_NETWORKS, RESOLUTION, ReferenceNetwork
-from trainer.latency import graphs, kit_script
-from trainer.latency.kit_script import HostLoad, Item, Plan, Sample, Setup
+from pnag.models.bundle import Bundle
+from pnag.trainer.bench.reference_networks import REFERENCE_NETWORKS, RESOLUTION, ReferenceNetwork
+from pnag.trainer.latency import graphs, kit_script
+from pnag.trainer.latency.kit_script import HostLoad, Item, Plan, Sample, Setup
 
 _OWN_POINTS = 8
 

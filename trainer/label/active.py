@@ -15,18 +15,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.costs import GroupedCost
-from models.errors import TrainingError
-from models.evaluator import GaussianProcess, to_log_error
-from models.features import ArchitectureFeatures
-from models.pareto import pareto_front
-from models.search_space import SearchSpace, Tokens
-from models.slack import SlackTable
-from trainer.archive import cheapest, dearest, search_archive
-from trainer.config import ArchiveConfig, EvaluatorConfig
-from trainer.objective import Objective
-from trainer.progress import SILENT
-from trainer.train_evaluator import fit_gaussian_process
+from pnag.models.costs import GroupedCost
+from pnag.models.errors import TrainingError
+from pnag.models.evaluator import GaussianProcess, to_log_error
+from pnag.models.features import ArchitectureFeatures
+from pnag.models.pareto import pareto_front
+from pnag.models.search_space import SearchSpace, Tokens
+from pnag.models.slack import SlackTable
+from pnag.trainer.archive import cheapest, dearest, search_archive
+from pnag.trainer.config import ArchiveConfig, EvaluatorConfig
+from pnag.trainer.objective import Objective
+from pnag.trainer.progress import SILENT
+from pnag.trainer.train_evaluator import fit_gaussian_process
 
 Floats = NDArray[np.float64]
 

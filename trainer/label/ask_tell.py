@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from models.costs import GroupedCost, LayerCost
-from models.errors import RecordsError
-from models.files import write_atomic
-from models.latency_table import LatencyTable
-from models.search_space import SearchSpace
-from models.spaces.registry import get_space
-from trainer.label.active import Labeller
-from trainer.records import read_records
+from pnag.models.costs import GroupedCost, LayerCost
+from pnag.models.errors import RecordsError
+from pnag.models.files import write_atomic
+from pnag.models.latency_table import LatencyTable
+from pnag.models.search_space import SearchSpace
+from pnag.models.spaces.registry import get_space
+from pnag.trainer.label.active import Labeller
+from pnag.trainer.records import read_records
 
 COLUMNS = ("architecture", "top1_percent")
 

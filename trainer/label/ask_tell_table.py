@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from models.errors import RecordsError
-from models.files import write_atomic
-from models.spaces.table_space import TableSpace
-from models.table_costs import Rows
-from trainer.label.active import Labeller
-from trainer.table_records import read_table, read_text, refuse_problems
+from pnag.models.errors import RecordsError
+from pnag.models.files import write_atomic
+from pnag.models.spaces.table_space import TableSpace
+from pnag.models.table_costs import Rows
+from pnag.trainer.label.active import Labeller
+from pnag.trainer.table_records import read_table, read_text, refuse_problems
 
 REASON = "reason"
 

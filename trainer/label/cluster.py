@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, cast
 
-from models.errors import TrainingError
-from trainer.label.measure import Run, Task
+from pnag.models.errors import TrainingError
+from pnag.trainer.label.measure import Run, Task
 
 RETRIES = 20
 """How often a chunk may lose its worker before the labelling fails."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from trainer.label.measure import Task
+    from pnag.trainer.label.measure import Task
 
 app = typer.Typer()
 
@@ -61,9 +61,9 @@ def label(
     if weights is not None:
         if images is None or records is not None or tell is not None:
             raise typer.BadParameter("--weights needs --images, and writes to --out; it takes no --records or --tell")
-        from trainer.label.measure import Task
-        from trainer.label.score import ScoreConfig
-        from trainer.supernet.precision import quickest_precision
+        from pnag.trainer.label.measure import Task
+        from pnag.trainer.label.score import ScoreConfig
+        from pnag.trainer.supernet.precision import quickest_precision
 
         config = ScoreConfig(recalibration_images, validation_images, precision or quickest_precision())
         task = Task(space, str(weights.resolve()), str(images.resolve()), config)
@@ -71,11 +71,11 @@ def label(
         return
     if records is None:
         raise typer.BadParameter("--records is missing; only with --weights it is not needed")
-    from trainer.space_file import is_space_file, read_space
+    from pnag.trainer.space_file import is_space_file, read_space
 
     column = "top1_percent"
     if is_space_file(space):
-        from trainer.label.ask_tell_table import ask_table, measured_column, tell_table
+        from pnag.trainer.label.ask_tell_table import ask_table, measured_column, tell_table
 
         if candidates is None or latency_table is not None:
             raise typer.BadParameter("a .yaml space needs --candidates, and takes no --latency-table")
@@ -84,7 +84,7 @@ def label(
         told = tell_table(table_space, records, tell) if tell is not None else 0
         known, asked = ask_table(table_space, records, candidates, out, strategy, count, seed)
     else:
-        from trainer.label.ask_tell import ask, tell_measured
+        from pnag.trainer.label.ask_tell import ask, tell_measured
 
         if candidates is not None:
             raise typer.BadParameter("--candidates is for .yaml spaces")
@@ -104,11 +104,11 @@ def _measure(
 ) -> None:  # fmt: skip
     import time
 
-    from models.spaces.registry import get_space
-    from trainer.label.ask_tell import cost_of
-    from trainer.label.cluster import run_on_cluster
-    from trainer.label.measure import measure_labels, run_here
-    from trainer.progress import show_progress
+    from pnag.models.spaces.registry import get_space
+    from pnag.trainer.label.ask_tell import cost_of
+    from pnag.trainer.label.cluster import run_on_cluster
+    from pnag.trainer.label.measure import measure_labels, run_here
+    from pnag.trainer.progress import show_progress
 
     started = time.monotonic()
     space = get_space(task.space)

@@ -17,17 +17,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.costs import GroupedCost
-from models.errors import RecordsError, TrainingError
-from models.files import read_json_object, to_json, write_atomic
-from models.search_space import SearchSpace, Tokens
-from models.spaces.registry import get_space
-from trainer.label.active import ENUMERABLE, NUM_STRATIFIED, STRATEGIES, Labeller
-from trainer.label.ask_tell import COLUMNS
-from trainer.label.score import ScoreConfig, Scorer
-from trainer.progress import SILENT, Progress
-from trainer.supernet.images import input_size, read_images
-from trainer.supernet.weights_file import SupernetWeights
+from pnag.models.costs import GroupedCost
+from pnag.models.errors import RecordsError, TrainingError
+from pnag.models.files import read_json_object, to_json, write_atomic
+from pnag.models.search_space import SearchSpace, Tokens
+from pnag.models.spaces.registry import get_space
+from pnag.trainer.label.active import ENUMERABLE, NUM_STRATIFIED, STRATEGIES, Labeller
+from pnag.trainer.label.ask_tell import COLUMNS
+from pnag.trainer.label.score import ScoreConfig, Scorer
+from pnag.trainer.progress import SILENT, Progress
+from pnag.trainer.supernet.images import input_size, read_images
+from pnag.trainer.supernet.weights_file import SupernetWeights
 
 Floats = NDArray[np.float64]
 ROUND = 20

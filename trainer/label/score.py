@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from models.layers import Layer
-from models.search_space import Tokens
-from trainer.supernet.images import Images, Normalise
-from trainer.supernet.plain_network import ConvUnit, LayerState, PlainNetwork, layer_module
-from trainer.supernet.precision import check_precision
-from trainer.supernet.supernet import Supernet
+from pnag.models.layers import Layer
+from pnag.models.search_space import Tokens
+from pnag.trainer.supernet.images import Images, Normalise
+from pnag.trainer.supernet.plain_network import ConvUnit, LayerState, PlainNetwork, layer_module
+from pnag.trainer.supernet.precision import check_precision
+from pnag.trainer.supernet.supernet import Supernet
 
 _PART = 50
 """Held-out images that go through a layer at a time: 1.1 s an architecture of nas-bench-macro; 1.8 s with 500."""

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from models.latency_table import LatencyTable, NetworkLatency
-    from models.search_space import SearchSpace
-    from trainer.latency.kit_script import Progress, Setup
+    from pnag.models.latency_table import LatencyTable, NetworkLatency
+    from pnag.models.search_space import SearchSpace
+    from pnag.trainer.latency.kit_script import Progress, Setup
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -70,10 +70,10 @@ def measure(
     as_json: JsonOption = False,
 ) -> None:
     """Time every distinct layer of a search space on this machine and write its latency table."""
-    from models.errors import LatencyTableError
-    from models.latency_table import LatencyTable
-    from trainer.latency import kit_script
-    from trainer.latency import measure as measuring
+    from pnag.models.errors import LatencyTableError
+    from pnag.models.latency_table import LatencyTable
+    from pnag.trainer.latency import kit_script
+    from pnag.trainer.latency import measure as measuring
 
     setup = kit_script.Setup(threads, batch_size, execution_provider, precision.value)
     chosen = _space(space, only)
@@ -175,8 +175,8 @@ def fit(
         return
     from dataclasses import replace
 
-    from models.latency_table import LatencyTable, UpperBound
-    from trainer.latency import fit as fitting
+    from pnag.models.latency_table import LatencyTable, UpperBound
+    from pnag.trainer.latency import fit as fitting
 
     table = LatencyTable.load(latency_table)
     UpperBound(coverage, (1.0,) * num_bounding).factor(coverage)  # too few networks: say so before measuring them
@@ -214,10 +214,10 @@ def _fit_feedback(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    from models.latency_table import LatencyTable
-    from models.spaces.registry import get_space
-    from trainer.latency import feedback as field
-    from trainer.latency import fit as fitting
+    from pnag.models.latency_table import LatencyTable
+    from pnag.models.spaces.registry import get_space
+    from pnag.trainer.latency import feedback as field
+    from pnag.trainer.latency import fit as fitting
 
     table = LatencyTable.load(latency_table)
     space = table.measured_space(get_space(table.space))
@@ -258,11 +258,11 @@ def _learn(
 ) -> None:
     from dataclasses import replace
 
-    from models.latency_table import LatencyTable, UpperBound
-    from models.spaces.registry import get_space
-    from trainer.latency import fit as fitting
-    from trainer.latency import learned
-    from trainer.progress import show_progress
+    from pnag.models.latency_table import LatencyTable, UpperBound
+    from pnag.models.spaces.registry import get_space
+    from pnag.trainer.latency import fit as fitting
+    from pnag.trainer.latency import learned
+    from pnag.trainer.progress import show_progress
 
     base = LatencyTable.load(latency_table) if latency_table is not None else None
     if (base is None and space_name is None) or (base is None and out is None):
@@ -313,8 +313,8 @@ def check(
     """Measure networks that had no part in the fit and compare; the figures go into the table."""
     from dataclasses import replace
 
-    from models.latency_table import LatencyTable
-    from trainer.latency import fit as fitting
+    from pnag.models.latency_table import LatencyTable
+    from pnag.trainer.latency import fit as fitting
 
     table = LatencyTable.load(latency_table)
     space, encodings = fitting.choose_check_networks(table, num_networks, seed)
@@ -328,7 +328,7 @@ def check(
     figures = {**result.figures, "host_load": host_load}
     replace(table, check=figures).save(latency_table)
     if plot is not None:
-        from trainer.latency.plots import scatter
+        from pnag.trainer.latency.plots import scatter
 
         scatter(result, table, plot)
     baseline = figures["macs_only"]
@@ -354,8 +354,8 @@ def check(
 
 def _setup_of(table: "LatencyTable") -> tuple["Setup", dict[str, Any]]:
     """How the table was measured, and this machine measured so; raises LatencyTableError if it is another one."""
-    from models.errors import LatencyTableError
-    from trainer.latency import kit_script
+    from pnag.models.errors import LatencyTableError
+    from pnag.trainer.latency import kit_script
 
     device = table.device
     if None in (device.threads, device.batch_size, device.execution_provider, device.precision):
@@ -385,10 +385,10 @@ def _measure_networks(
     for_bound: bool,
 ) -> tuple[list["NetworkLatency"], dict[str, Any]]:
     """Measure whole networks on the table's own device; raises LatencyTableError if this is another one."""
-    from models.errors import LatencyTableError
-    from trainer.latency import fit as fitting
-    from trainer.latency import kit_script
-    from trainer.latency import measure as measuring
+    from pnag.models.errors import LatencyTableError
+    from pnag.trainer.latency import fit as fitting
+    from pnag.trainer.latency import kit_script
+    from pnag.trainer.latency import measure as measuring
 
     setup, here = _setup_of(table)
     measurements = _resume(partial, space, here)
@@ -418,7 +418,7 @@ def kit(
     as_json: JsonOption = False,
 ) -> None:
     """Pack graphs and a script for a device that has only onnxruntime and numpy."""
-    from trainer.latency.kit import KitOptions, write_kit
+    from pnag.trainer.latency.kit import KitOptions, write_kit
 
     manifest = write_kit(
         _space(space, only), out, KitOptions(num_calibration, num_bounding, batch_size, precision.value)
@@ -459,8 +459,8 @@ def import_(
     """Turn measurements from elsewhere into a latency table."""
     from dataclasses import replace
 
-    from trainer.latency import importers
-    from trainer.latency import measure as measuring
+    from pnag.trainer.latency import importers
+    from pnag.trainer.latency import measure as measuring
 
     chosen = _space(space, only)
     if file.suffix in (".yaml", ".yml"):
@@ -490,13 +490,13 @@ def drift(
     """Measure a handful of layers again and say whether the table still holds (exit 1 if not); goes into the table."""
     from dataclasses import replace
 
-    from models.errors import LatencyTableError
-    from models.latency_table import LatencyTable
-    from models.spaces.registry import get_space
-    from trainer.latency import drift as drifting
-    from trainer.latency import fit as fitting
-    from trainer.latency import kit_script
-    from trainer.latency import measure as measuring
+    from pnag.models.errors import LatencyTableError
+    from pnag.models.latency_table import LatencyTable
+    from pnag.models.spaces.registry import get_space
+    from pnag.trainer.latency import drift as drifting
+    from pnag.trainer.latency import fit as fitting
+    from pnag.trainer.latency import kit_script
+    from pnag.trainer.latency import measure as measuring
 
     table = LatencyTable.load(latency_table)
     space = table.measured_space(get_space(table.space))
@@ -537,9 +537,9 @@ def predict(
 
     The upper figure stays empty where the table has no bound.
     """
-    from models.latency_table import LatencyTable
-    from models.spaces.registry import get_space
-    from trainer.records import read_records
+    from pnag.models.latency_table import LatencyTable
+    from pnag.models.spaces.registry import get_space
+    from pnag.trainer.records import read_records
 
     table = LatencyTable.load(latency_table)
     space = table.measured_space(get_space(table.space))
@@ -568,8 +568,8 @@ def predict(
 
 def _space(name: str, only: list[str] | None) -> "SearchSpace":
     """The search space, restricted to what `--only decision=option,option` says."""
-    from models.errors import SearchSpaceError
-    from models.spaces.registry import get_space
+    from pnag.models.errors import SearchSpaceError
+    from pnag.models.spaces.registry import get_space
 
     space = get_space(name)
     kept: dict[str, list[Any]] = {}
@@ -588,8 +588,8 @@ def _partial(path: Path) -> Path:
 
 def _resume(path: Path, space: "SearchSpace", device: dict[str, Any]) -> Any:
     """What an interrupted run left, or nothing yet."""
-    from models.errors import LatencyTableError
-    from trainer.latency.measure import Measurements
+    from pnag.models.errors import LatencyTableError
+    from pnag.trainer.latency.measure import Measurements
 
     if not path.exists():
         return Measurements(space.name, device)
@@ -606,7 +606,7 @@ def _resume(path: Path, space: "SearchSpace", device: dict[str, Any]) -> Any:
 @contextmanager
 def _progress(name: str, total: int) -> "Iterator[Callable[[Progress], None]]":
     """A bar over all rounds; rounds of an earlier run count at once."""
-    from trainer.progress import show_progress
+    from pnag.trainer.progress import show_progress
 
     with show_progress() as bars, bars.stage(name, total) as stage:
         done = 0
@@ -620,7 +620,7 @@ def _progress(name: str, total: int) -> "Iterator[Callable[[Progress], None]]":
 
 
 def _warn(warnings: list[str], host_load: Any) -> None:
-    from trainer.latency import kit_script
+    from pnag.trainer.latency import kit_script
 
     for warning in warnings:
         _log(f"warning: {warning}")

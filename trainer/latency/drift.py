@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from models.latency_table import LatencyTable
-from models.layers import Layer
-from models.search_space import SearchSpace
-from trainer.latency import fit, kit_script
-from trainer.latency.measure import BOUND, Measurements
+from pnag.models.latency_table import LatencyTable
+from pnag.models.layers import Layer
+from pnag.models.search_space import SearchSpace
+from pnag.trainer.latency import fit, kit_script
+from pnag.trainer.latency.measure import BOUND, Measurements
 
 TOLERANCE_PERCENT = 5.0
 """How far the median layer, or the networks, may have moved: as much as the table may be wrong at all."""

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from models.errors import EncodingError, LatencyTableError, RecordsError
-from models.latency_table import LatencyTable, NetworkLatency, UpperBound
-from models.search_space import SearchSpace
-from trainer.latency.fit import bound, calibrate, predict
+from pnag.models.errors import EncodingError, LatencyTableError, RecordsError
+from pnag.models.latency_table import LatencyTable, NetworkLatency, UpperBound
+from pnag.models.search_space import SearchSpace
+from pnag.trainer.latency.fit import bound, calibrate, predict
 
 PLAUSIBLE = 3.0
 MAX_LEFT_OUT = 0.2

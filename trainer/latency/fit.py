@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.costs import macs_cost
-from models.errors import BudgetError, LatencyTableError
-from models.latency_table import Calibration, LatencyTable, NetworkLatency, UpperBound
-from models.pareto import kendall_tau
-from models.search_space import SearchSpace
-from models.spaces.registry import get_space
-from trainer.latency.kit_script import Sample, lower_quartile
-from trainer.latency.networks import Cost, stratified
+from pnag.models.costs import macs_cost
+from pnag.models.errors import BudgetError, LatencyTableError
+from pnag.models.latency_table import Calibration, LatencyTable, NetworkLatency, UpperBound
+from pnag.models.pareto import kendall_tau
+from pnag.models.search_space import SearchSpace
+from pnag.models.spaces.registry import get_space
+from pnag.trainer.latency.kit_script import Sample, lower_quartile
+from pnag.trainer.latency.networks import Cost, stratified
 
 Floats = NDArray[np.float64]
 

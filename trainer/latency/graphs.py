@@ -14,10 +14,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from models.errors import SearchSpaceError
-from models.layers import Layer
-from models.network_graph import IR_VERSION, OPSET, GraphBuilder
-from models.search_space import SearchSpace
+from pnag.models.errors import SearchSpaceError
+from pnag.models.layers import Layer
+from pnag.models.network_graph import IR_VERSION, OPSET, GraphBuilder
+from pnag.models.search_space import SearchSpace
 
 CLOCK_SIZE = 96
 NUM_EXPONENTS = 8

@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from models.errors import BudgetError, LatencyTableError, MissingLayerError
-from models.files import is_number
-from models.latency_table import Device, LatencyTable, LayerLatency
-from models.layers import Layer
-from models.search_space import SearchSpace
-from trainer.latency import fit
-from trainer.latency.measure import SECONDS_SUSPECTED_BELOW_MS, Measurements, to_table
+from pnag.models.errors import BudgetError, LatencyTableError, MissingLayerError
+from pnag.models.files import is_number
+from pnag.models.latency_table import Device, LatencyTable, LayerLatency
+from pnag.models.layers import Layer
+from pnag.models.search_space import SearchSpace
+from pnag.trainer.latency import fit
+from pnag.trainer.latency.measure import SECONDS_SUSPECTED_BELOW_MS, Measurements, to_table
 
 logger = logging.getLogger(__name__)
 

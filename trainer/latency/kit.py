@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from models.costs import macs_cost
-from models.files import write_atomic
-from models.layers import Layer
-from models.search_space import SearchSpace
-from trainer.latency import graphs, kit_script
-from trainer.latency.importers import PERF_TEST_MARK
-from trainer.latency.measure import AS_USER, BOUND
-from trainer.latency.networks import stratified
-from trainer.latency.quantize import quantize
+from pnag.models.costs import macs_cost
+from pnag.models.files import write_atomic
+from pnag.models.layers import Layer
+from pnag.models.search_space import SearchSpace
+from pnag.trainer.latency import graphs, kit_script
+from pnag.trainer.latency.importers import PERF_TEST_MARK
+from pnag.trainer.latency.measure import AS_USER, BOUND
+from pnag.trainer.latency.networks import stratified
+from pnag.trainer.latency.quantize import quantize
 
 SCRIPT, MANIFEST, WEIGHTS = "measure.py", "kit.json", "weights.bin"
 _EPOCH = (1980, 1, 1, 0, 0, 0)

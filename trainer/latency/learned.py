@@ -26,15 +26,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models import learned_latency as learnt
-from models.costs import macs_cost
-from models.errors import RecordsError
-from models.latency_table import Device, LatencyTable, UpperBound
-from models.learned_latency import Correction, Kernel, LearnedLatency, Term
-from models.search_space import INACTIVE, SearchSpace, Tokens
-from trainer.latency.fit import accuracy_figures
-from trainer.latency.networks import spread_pool
-from trainer.records import Records, read_records
+from pnag.models import learned_latency as learnt
+from pnag.models.costs import macs_cost
+from pnag.models.errors import RecordsError
+from pnag.models.latency_table import Device, LatencyTable, UpperBound
+from pnag.models.learned_latency import Correction, Kernel, LearnedLatency, Term
+from pnag.models.search_space import INACTIVE, SearchSpace, Tokens
+from pnag.trainer.latency.fit import accuracy_figures
+from pnag.trainer.latency.networks import spread_pool
+from pnag.trainer.records import Records, read_records
 
 logger = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from models.errors import LatencyTableError
-from models.files import is_number, read_json_object
-from models.latency_table import Device, LatencyTable, LayerLatency
-from models.layers import Layer
-from trainer.latency import kit_script
-from trainer.latency.kit_script import HostLoad, Item, Plan, Progress, Sample, Setup
+from pnag.models.errors import LatencyTableError
+from pnag.models.files import is_number, read_json_object
+from pnag.models.latency_table import Device, LatencyTable, LayerLatency
+from pnag.models.layers import Layer
+from pnag.trainer.latency import kit_script
+from pnag.trainer.latency.kit_script import HostLoad, Item, Plan, Progress, Sample, Setup
 
 logger = logging.getLogger(__name__)
 
@@ -190,11 +190,11 @@ def _wanted(
 
 def _builder(chain: Sequence[Layer], setup: Setup) -> Callable[[], bytes]:
     def build() -> bytes:
-        from trainer.latency import graphs
+        from pnag.trainer.latency import graphs
 
         model = graphs.chain_graph(chain, batch_size=setup.batch_size) if chain else graphs.empty_graph()
         if setup.precision == "int8" and chain:
-            from trainer.latency.quantize import quantize
+            from pnag.trainer.latency.quantize import quantize
 
             return quantize(model)
         return bytes(model.SerializeToString())
@@ -203,7 +203,7 @@ def _builder(chain: Sequence[Layer], setup: Setup) -> Callable[[], bytes]:
 
 
 def _probe_model() -> bytes:
-    from trainer.latency import graphs
+    from pnag.trainer.latency import graphs
 
     return bytes(graphs.clock_graph().SerializeToString())
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import LatencyTableError
-from models.search_space import INACTIVE, SearchSpace, Tokens
+from pnag.models.errors import LatencyTableError
+from pnag.models.search_space import INACTIVE, SearchSpace, Tokens
 
 Cost = Callable[[Tokens], NDArray[np.float64]]
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from models.latency_table import LatencyTable
-from trainer.latency.fit import Check
+from pnag.models.latency_table import LatencyTable
+from pnag.trainer.latency.fit import Check
 
 
 def scatter(check: Check, table: LatencyTable, path: Path) -> None:

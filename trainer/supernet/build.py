@@ -1,10 +1,10 @@
 """Which supernet shares the weights of a space."""
 
-from models.search_space import SearchSpace
-from models.spaces.ofa_mobilenetv3 import OfaMobileNetV3
-from trainer.supernet.elastic import ElasticSupernet
-from trainer.supernet.single_path import SinglePathSupernet
-from trainer.supernet.supernet import Supernet
+from pnag.models.search_space import SearchSpace
+from pnag.models.spaces.ofa_mobilenetv3 import OfaMobileNetV3
+from pnag.trainer.supernet.elastic import ElasticSupernet
+from pnag.trainer.supernet.single_path import SinglePathSupernet
+from pnag.trainer.supernet.supernet import Supernet
 
 
 def build_supernet(space: SearchSpace) -> Supernet:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import Bundle
-from models.errors import RecordsError
-from models.pareto import kendall_tau
-from models.runtime import OnnxGenerator, Query
-from trainer.bench.problem import best_of
-from trainer.records import Records, read_records
+from pnag.models.bundle import Bundle
+from pnag.models.errors import RecordsError
+from pnag.models.pareto import kendall_tau
+from pnag.models.runtime import OnnxGenerator, Query
+from pnag.trainer.bench.problem import best_of
+from pnag.trainer.records import Records, read_records
 
 Floats = NDArray[np.float64]
 

@@ -49,11 +49,11 @@ def train(
     """
     import torch
 
-    from models.spaces.registry import get_space
-    from trainer.progress import show_progress
-    from trainer.supernet.distributed import Group
-    from trainer.supernet.images import input_size, read_images
-    from trainer.supernet.train_supernet import PROGRESSIVE, WEIGHTS, SupernetConfig, train_supernet
+    from pnag.models.spaces.registry import get_space
+    from pnag.trainer.progress import show_progress
+    from pnag.trainer.supernet.distributed import Group
+    from pnag.trainer.supernet.images import input_size, read_images
+    from pnag.trainer.supernet.train_supernet import PROGRESSIVE, WEIGHTS, SupernetConfig, train_supernet
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -91,8 +91,8 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Where the truth is known: how well labels rank architectures, and what the bundle's answers lose."""
-    from models.bundle import Bundle
-    from trainer.supernet.check import compare_with_truth
+    from pnag.models.bundle import Bundle
+    from pnag.trainer.supernet.check import compare_with_truth
 
     result = compare_with_truth(Bundle.load(bundle), records, truth, out, budgets)
     if as_json:

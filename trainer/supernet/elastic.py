@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from models.errors import WeightsError
-from models.layers import Layer, make_divisible
-from models.search_space import SearchSpace, Tokens
-from models.spaces.ofa_mobilenetv3 import (
+from pnag.models.errors import WeightsError
+from pnag.models.layers import Layer, make_divisible
+from pnag.models.search_space import SearchSpace, Tokens
+from pnag.models.spaces.ofa_mobilenetv3 import (
     CHANNELS,
     EXPAND_RATIOS,
     KERNEL_SIZES,
@@ -32,8 +32,8 @@ from models.spaces.ofa_mobilenetv3 import (
     UNIT_HAS_SQUEEZE_EXCITE,
     OfaMobileNetV3,
 )
-from trainer.supernet.plain_network import LayerState, layer_module
-from trainer.supernet.supernet import Supernet
+from pnag.trainer.supernet.plain_network import LayerState, layer_module
+from pnag.trainer.supernet.supernet import Supernet
 
 SE_REDUCTION = 4
 _BLOCK, _BN = "mobile_inverted_conv", ("weight", "bias", "running_mean", "running_var")

@@ -15,20 +15,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.bundle import Bundle, write_weights
-from models.errors import TrainingError, WeightsError
-from models.network_graph import IMAGES, LOGITS, network_model
-from models.network_weights import Operator, StoredNetwork, pack_weights
-from models.runtime import OnnxGenerator, Query
-from models.search_space import SearchSpace, Tokens
-from models.spaces.ofa_mobilenetv3 import OfaMobileNetV3
-from trainer.label.score import ScoreConfig, Scorer
-from trainer.latency.quantize import quantize
-from trainer.supernet.elastic import ElasticSupernet
-from trainer.supernet.images import Images, Normalise, read_images
-from trainer.supernet.plain_network import ConvUnit, LinearLayer, PlainNetwork, SqueezeExcite
-from trainer.supernet.supernet import Supernet, subnet
-from trainer.supernet.weights_file import SupernetWeights
+from pnag.models.bundle import Bundle, write_weights
+from pnag.models.errors import TrainingError, WeightsError
+from pnag.models.network_graph import IMAGES, LOGITS, network_model
+from pnag.models.network_weights import Operator, StoredNetwork, pack_weights
+from pnag.models.runtime import OnnxGenerator, Query
+from pnag.models.search_space import SearchSpace, Tokens
+from pnag.models.spaces.ofa_mobilenetv3 import OfaMobileNetV3
+from pnag.trainer.label.score import ScoreConfig, Scorer
+from pnag.trainer.latency.quantize import quantize
+from pnag.trainer.supernet.elastic import ElasticSupernet
+from pnag.trainer.supernet.images import Images, Normalise, read_images
+from pnag.trainer.supernet.plain_network import ConvUnit, LinearLayer, PlainNetwork, SqueezeExcite
+from pnag.trainer.supernet.supernet import Supernet, subnet
+from pnag.trainer.supernet.weights_file import SupernetWeights
 
 logger = logging.getLogger(__name__)
 

@@ -38,7 +38,7 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """A network that runs: sliced from the weights, batch norm recalibrated and folded, compared with torch."""
-    from models.bundle import Bundle
+    from pnag.models.bundle import Bundle
 
     loaded = Bundle.load(bundle)
     if into_bundle:
@@ -63,11 +63,11 @@ def _export_one(
 ) -> dict[str, Any]:
     import torch
 
-    from models.errors import WeightsError
-    from models.exported_network import build_network, describe_network
-    from models.files import write_atomic
-    from models.runtime import OnnxGenerator
-    from trainer.supernet import export
+    from pnag.models.errors import WeightsError
+    from pnag.models.exported_network import build_network, describe_network
+    from pnag.models.files import write_atomic
+    from pnag.models.runtime import OnnxGenerator
+    from pnag.trainer.supernet import export
 
     torch.set_num_threads(1)
     encoding = bundle.space.architecture(encoding).encoding
@@ -94,9 +94,9 @@ def _export_one(
 def _fill_bundle(folder: Path, bundle: Any, weights: Path, images: Path | None) -> dict[str, Any]:
     import torch
 
-    from models.bundle import WEIGHTS
-    from trainer.progress import show_progress
-    from trainer.supernet import export
+    from pnag.models.bundle import WEIGHTS
+    from pnag.trainer.progress import show_progress
+    from pnag.trainer.supernet import export
 
     torch.set_num_threads(1)
     source = export.Source.load(bundle.space, weights)
@@ -126,10 +126,10 @@ def try_(
     """Run an exported network here: its time, and its accuracy on images, beside what its file promises."""
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-    from models.errors import WeightsError
-    from trainer.supernet import export
-    from trainer.supernet.images import read_images
-    from trainer.supernet.try_network import try_network
+    from pnag.models.errors import WeightsError
+    from pnag.trainer.supernet import export
+    from pnag.trainer.supernet.images import read_images
+    from pnag.trainer.supernet.try_network import try_network
 
     try:
         content = network.read_bytes()
@@ -165,14 +165,14 @@ def finetune(
     """Train one network further on your images, its supernet's widest network teaching; goes on where --out stopped."""
     import torch
 
-    from models.bundle import Bundle
-    from models.exported_network import describe_network
-    from models.files import write_atomic
-    from models.runtime import OnnxGenerator
-    from trainer.progress import show_progress
-    from trainer.supernet import export
-    from trainer.supernet.finetune import FinetuneConfig
-    from trainer.supernet.finetune import finetune as train_further
+    from pnag.models.bundle import Bundle
+    from pnag.models.exported_network import describe_network
+    from pnag.models.files import write_atomic
+    from pnag.models.runtime import OnnxGenerator
+    from pnag.trainer.progress import show_progress
+    from pnag.trainer.supernet import export
+    from pnag.trainer.supernet.finetune import FinetuneConfig
+    from pnag.trainer.supernet.finetune import finetune as train_further
 
     torch.set_num_threads(1)
     loaded = Bundle.load(bundle)

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.errors import TrainingError
-from trainer.checkpoint import Checkpoint, digest
-from trainer.progress import SILENT, Progress
-from trainer.supernet.export import Source
-from trainer.supernet.images import Images, Normalise, augment
-from trainer.supernet.plain_network import PlainNetwork
-from trainer.supernet.sandwich import distillation_loss
+from pnag.models.errors import TrainingError
+from pnag.trainer.checkpoint import Checkpoint, digest
+from pnag.trainer.progress import SILENT, Progress
+from pnag.trainer.supernet.export import Source
+from pnag.trainer.supernet.images import Images, Normalise, augment
+from pnag.trainer.supernet.plain_network import PlainNetwork
+from pnag.trainer.supernet.sandwich import distillation_loss
 
 CURVE_EVERY = 20
 EVALUATED_AT_ONCE = 250

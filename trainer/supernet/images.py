@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.errors import TrainingError
-from models.search_space import SearchSpace
+from pnag.models.errors import TrainingError
+from pnag.models.search_space import SearchSpace
 
 logger = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from models.errors import SearchSpaceError, WeightsError
-from models.layers import Activation, Layer
-from trainer.supernet.depthwise import DepthwiseConv2d
+from pnag.models.errors import SearchSpaceError, WeightsError
+from pnag.models.layers import Activation, Layer
+from pnag.trainer.supernet.depthwise import DepthwiseConv2d
 
 LayerState = dict[str, Tensor]
 

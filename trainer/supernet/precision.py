@@ -2,7 +2,7 @@
 
 import torch
 
-from models.errors import TrainingError
+from pnag.models.errors import TrainingError
 
 PRECISIONS = ("fp32", "bf16")
 

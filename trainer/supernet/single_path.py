@@ -2,10 +2,10 @@
 
 from torch import Tensor, nn
 
-from models.errors import SearchSpaceError
-from models.search_space import SearchSpace, Tokens
-from trainer.supernet.plain_network import LayerState, layer_module
-from trainer.supernet.supernet import Supernet
+from pnag.models.errors import SearchSpaceError
+from pnag.models.search_space import SearchSpace, Tokens
+from pnag.trainer.supernet.plain_network import LayerState, layer_module
+from pnag.trainer.supernet.supernet import Supernet
 
 LARGEST = 4096
 """Blocks; a space with more shares weights inside a layer (an elastic supernet) or not at all."""

@@ -18,17 +18,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.errors import TrainingError
-from models.search_space import SearchSpace, Tokens
-from trainer.checkpoint import Checkpoint, digest
-from trainer.progress import SILENT, Progress
-from trainer.supernet.build import build_supernet
-from trainer.supernet.distributed import Group
-from trainer.supernet.elastic import ElasticSupernet
-from trainer.supernet.images import Images, Normalise, augment
-from trainer.supernet.precision import check_precision, quickest_precision
-from trainer.supernet.sandwich import sandwich_losses, sandwich_paths
-from trainer.supernet.weights_file import SupernetWeights
+from pnag.models.errors import TrainingError
+from pnag.models.search_space import SearchSpace, Tokens
+from pnag.trainer.checkpoint import Checkpoint, digest
+from pnag.trainer.progress import SILENT, Progress
+from pnag.trainer.supernet.build import build_supernet
+from pnag.trainer.supernet.distributed import Group
+from pnag.trainer.supernet.elastic import ElasticSupernet
+from pnag.trainer.supernet.images import Images, Normalise, augment
+from pnag.trainer.supernet.precision import check_precision, quickest_precision
+from pnag.trainer.supernet.sandwich import sandwich_losses, sandwich_paths
+from pnag.trainer.supernet.weights_file import SupernetWeights
 
 WEIGHTS = "supernet.pt"
 CURVE_EVERY = 20

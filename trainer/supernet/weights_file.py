@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.errors import WeightsError
-from models.files import write_atomic
-from models.search_space import SearchSpace
-from trainer.supernet.build import build_supernet
-from trainer.supernet.images import Images, Normalise
-from trainer.supernet.supernet import Supernet
+from pnag.models.errors import WeightsError
+from pnag.models.files import write_atomic
+from pnag.models.search_space import SearchSpace
+from pnag.trainer.supernet.build import build_supernet
+from pnag.trainer.supernet.images import Images, Normalise
+from pnag.trainer.supernet.supernet import Supernet
 
 FORMAT_VERSION = 1
 

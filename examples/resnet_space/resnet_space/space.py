@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
-from models.errors import EncodingError
-from models.layers import Layer
-from models.search_space import CostGroup, Decision, Option, SearchSpace
+from pnag.models.errors import EncodingError
+from pnag.models.layers import Layer
+from pnag.models.search_space import CostGroup, Decision, Option, SearchSpace
 
 KINDS = {"basic": "b", "bottleneck": "n"}
 WIDTHS = ((16, 24, 32), (32, 48, 64), (64, 96, 128))

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from models.bundle import Bundle
-from models.errors import LatencyTableError
-from models.latency_table import Device
-from trainer.bench.answers import MeasuredAnswer, ask, figures, measure_answers
-from trainer.latency.kit_script import Setup, describe_device
+from pnag.models.bundle import Bundle
+from pnag.models.errors import LatencyTableError
+from pnag.models.latency_table import Device
+from pnag.trainer.bench.answers import MeasuredAnswer, ask, figures, measure_answers
+from pnag.trainer.latency.kit_script import Setup, describe_device
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from models.errors import LatencyTableError, PnagError, RecordsError
-from trainer.bench.commands import app
+from pnag.models.errors import LatencyTableError, PnagError, RecordsError
+from pnag.trainer.bench.commands import app
 
 FRONT = ["front", "--space", "nas-bench-macro", "--seeds", "1", "--budgets", "8", "--calls", "200", "--samples", "4"]
 

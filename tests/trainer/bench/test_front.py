@@ -6,17 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.costs import LayerCost
-from models.slack import SlackTable
-from models.spaces.registry import get_space
-from trainer.bench import front
-from trainer.bench.front import Answers, Reference, find_reference, regret, run_methods, scaled_config, score
-from trainer.bench.methods import METHODS, Run
-from trainer.bench.problem import Problem, best_of
-from trainer.bench.report import markdown, summarise
-from trainer.config import GeneratorConfig, ReinforceConfig, TrainConfig
-from trainer.progress import SILENT
-from trainer.records import Records
+from pnag.models.costs import LayerCost
+from pnag.models.slack import SlackTable
+from pnag.models.spaces.registry import get_space
+from pnag.trainer.bench import front
+from pnag.trainer.bench.front import Answers, Reference, find_reference, regret, run_methods, scaled_config, score
+from pnag.trainer.bench.methods import METHODS, Run
+from pnag.trainer.bench.problem import Problem, best_of
+from pnag.trainer.bench.report import markdown, summarise
+from pnag.trainer.config import GeneratorConfig, ReinforceConfig, TrainConfig
+from pnag.trainer.progress import SILENT
+from pnag.trainer.records import Records
 
 SPACE = get_space("nas-bench-macro").restrict({f"layer{i}": ("identity", "mbconv_k3_e3") for i in (2, 4, 5, 7, 8)})
 COST = LayerCost(SPACE, lambda layer: layer.macs / 1e6)

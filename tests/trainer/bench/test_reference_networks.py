@@ -4,10 +4,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from models.layers import Layer
-from models.spaces.registry import get_space
-from trainer.bench.reference_networks import PNAG_ENCODINGS, REFERENCE_NETWORKS, ReferenceNetwork, _Network
-from trainer.bench.time_references import references_markdown
+from pnag.models.layers import Layer
+from pnag.models.spaces.registry import get_space
+from pnag.trainer.bench.reference_networks import PNAG_ENCODINGS, REFERENCE_NETWORKS, ReferenceNetwork, _Network
+from pnag.trainer.bench.time_references import references_markdown
 
 # Why a count may differ is said in each network's remark.
 MACS_TOLERANCE = {"P-DARTS": 0.06, "Cream-L": 0.045, "FBNet-C": 0.03}

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from models.bundle import FrontPoint
-from models.errors import PnagError
-from trainer.bench.load import NO_ANSWER, Asked, ask_in_turn, offer, percentile_ms, request
-from trainer.bench.serve import Round, _milliseconds, _ratios
-from trainer.bench.serving_page import write_serving_page
-from trainer.bench.soak import Sample, judge, mixed_requests
+from pnag.models.bundle import FrontPoint
+from pnag.models.errors import PnagError
+from pnag.trainer.bench.load import NO_ANSWER, Asked, ask_in_turn, offer, percentile_ms, request
+from pnag.trainer.bench.serve import Round, _milliseconds, _ratios
+from pnag.trainer.bench.serving_page import write_serving_page
+from pnag.trainer.bench.soak import Sample, judge, mixed_requests
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from models.costs import LayerCost
-from models.errors import RecordsError, TrainingError
-from models.features import ArchitectureFeatures
-from models.spaces.registry import get_space
-from trainer.config import EvaluatorConfig
-from trainer.label.active import NUM_STRATIFIED, Labeller, label_all
-from trainer.label.ask_tell import ask, tell_measured
-from trainer.label.commands import app
-from trainer.progress import SILENT
-from trainer.train_evaluator import fit_gaussian_process
+from pnag.models.costs import LayerCost
+from pnag.models.errors import RecordsError, TrainingError
+from pnag.models.features import ArchitectureFeatures
+from pnag.models.spaces.registry import get_space
+from pnag.trainer.config import EvaluatorConfig
+from pnag.trainer.label.active import NUM_STRATIFIED, Labeller, label_all
+from pnag.trainer.label.ask_tell import ask, tell_measured
+from pnag.trainer.label.commands import app
+from pnag.trainer.progress import SILENT
+from pnag.trainer.train_evaluator import fit_gaussian_process
 
 SPACE = get_space("nas-bench-macro")
 COST = LayerCost(SPACE, lambda layer: layer.macs / 1e6)

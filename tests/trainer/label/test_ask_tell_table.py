@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from models.errors import RecordsError
-from models.spaces.table_space import TableSpace
-from trainer.label.active import NUM_STRATIFIED
-from trainer.label.ask_tell_table import ask_table, tell_table
-from trainer.label.commands import app
-from trainer.space_file import parse_space
+from pnag.models.errors import RecordsError
+from pnag.models.spaces.table_space import TableSpace
+from pnag.trainer.label.active import NUM_STRATIFIED
+from pnag.trainer.label.ask_tell_table import ask_table, tell_table
+from pnag.trainer.label.commands import app
+from pnag.trainer.space_file import parse_space
 
 SPACE = "name: s\ndecisions: {a: [p, q, r, s, t], b: [p, q, r, s, t], c: [x, y, z]}\n"
 

@@ -21,20 +21,20 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from models.costs import LayerCost
-from models.errors import RecordsError, TrainingError, WeightsError
-from models.spaces.registry import get_space
-from trainer.label import measure as module
-from trainer.label.cluster import run_on_cluster
-from trainer.label.commands import app
-from trainer.label.measure import Task, measure_labels, run_here
-from trainer.label.score import ScoreConfig, Scorer
-from trainer.records import read_records
-from trainer.supernet.images import read_images
-from trainer.supernet.plain_network import ConvUnit
-from trainer.supernet.single_path import SinglePathSupernet
-from trainer.supernet.supernet import subnet
-from trainer.supernet.weights_file import SupernetWeights
+from pnag.models.costs import LayerCost
+from pnag.models.errors import RecordsError, TrainingError, WeightsError
+from pnag.models.spaces.registry import get_space
+from pnag.trainer.label import measure as module
+from pnag.trainer.label.cluster import run_on_cluster
+from pnag.trainer.label.commands import app
+from pnag.trainer.label.measure import Task, measure_labels, run_here
+from pnag.trainer.label.score import ScoreConfig, Scorer
+from pnag.trainer.records import read_records
+from pnag.trainer.supernet.images import read_images
+from pnag.trainer.supernet.plain_network import ConvUnit
+from pnag.trainer.supernet.single_path import SinglePathSupernet
+from pnag.trainer.supernet.supernet import subnet
+from pnag.trainer.supernet.weights_file import SupernetWeights
 
 SPACE = get_space("nas-bench-macro")
 COST = LayerCost(SPACE, lambda layer: layer.macs / 1e6)

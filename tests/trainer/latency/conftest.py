@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from models.latency_table import Device, LatencyTable, LayerLatency
-from models.layers import Layer
-from models.search_space import SearchSpace
-from models.spaces.registry import get_space
-from trainer.latency.kit_script import Item, Setup
+from pnag.models.latency_table import Device, LatencyTable, LayerLatency
+from pnag.models.layers import Layer
+from pnag.models.search_space import SearchSpace
+from pnag.models.spaces.registry import get_space
+from pnag.trainer.latency.kit_script import Item, Setup
 
 MEASURED = {"threads": 1, "batch_size": 1, "execution_provider": "CPUExecutionProvider", "precision": "fp32"}
 

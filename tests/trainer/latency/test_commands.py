@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import cli
-from models.latency_table import LatencyTable
-from models.search_space import SearchSpace
-from trainer.latency import kit_script
+from pnag.models.latency_table import LatencyTable
+from pnag.models.search_space import SearchSpace
+from pnag.trainer.latency import kit_script
 
 NARROW = [word for i in range(3, 9) for word in ("--only", f"layer{i}=identity")]
 """Leaves the first two layers of nas-bench-macro open: nine networks, few layers."""
@@ -192,7 +192,7 @@ def test_too_few_networks_for_the_coverage_are_refused_before_anything_is_measur
     def refuse(*_: object, **__: object) -> bool:
         raise AssertionError("measured, although it cannot be enough")
 
-    monkeypatch.setattr("trainer.latency.measure.measure", refuse)
+    monkeypatch.setattr("pnag.trainer.latency.measure.measure", refuse)
     code, _, err = _pnag(capfd, "fit", "--latency-table", str(measured), "--num-bounding", "18")
     assert code == 1
     assert "at least 19" in err
@@ -315,7 +315,7 @@ def test_wrong_use_exits_with_2_and_failure_with_1(
 
 
 def test_importing_a_kits_file_by_the_command(macro: SearchSpace, macro_table: LatencyTable, tmp_path: Path) -> None:
-    from trainer.latency.measure import Measurements
+    from pnag.trainer.latency.measure import Measurements
 
     measurements = Measurements(macro.name, {"name": "as measured", "threads": 4})
     measurements.overhead = {"bound": [(0.001, 0.0)], "as_user": [(0.002, 0.0)]}
@@ -348,7 +348,7 @@ def test_the_commands_load_nothing_heavy_until_they_run() -> None:
     import sys
 
     code = (
-        "import sys, trainer.latency.commands; "
+        "import sys, pnag.trainer.latency.commands; "
         "heavy = ('numpy', 'onnx', 'onnxruntime', 'torch', 'scipy', 'sklearn', 'pandas'); "
         "print([module for module in heavy if module in sys.modules])"
     )

@@ -3,10 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.latency_table import LatencyTable, NetworkLatency
-from models.search_space import SearchSpace
-from trainer.latency import drift
-from trainer.latency.measure import Measurements
+from pnag.models.latency_table import LatencyTable, NetworkLatency
+from pnag.models.search_space import SearchSpace
+from pnag.trainer.latency import drift
+from pnag.trainer.latency.measure import Measurements
 
 
 def _again(table: LatencyTable, space: SearchSpace, factor: float, **odd: float) -> tuple[list, Measurements]:  # type: ignore[type-arg]

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.errors import BudgetError, LatencyTableError, RecordsError
-from models.latency_table import LatencyTable
-from models.search_space import SearchSpace
-from service.feedback import Report
-from service.routes.feedback import reports_csv
-from trainer.latency import feedback
-from trainer.latency.fit import predict
+from pnag.models.errors import BudgetError, LatencyTableError, RecordsError
+from pnag.models.latency_table import LatencyTable
+from pnag.models.search_space import SearchSpace
+from pnag.service.feedback import Report
+from pnag.service.routes.feedback import reports_csv
+from pnag.trainer.latency import feedback
+from pnag.trainer.latency.fit import predict
 
 DEVICE = "a phone"
 SLOWER = 1.3

@@ -4,11 +4,11 @@ import onnxruntime as ort
 import pytest
 from onnx import numpy_helper
 
-from models.errors import SearchSpaceError
-from models.layers import Layer
-from models.search_space import SearchSpace
-from trainer.latency import graphs
-from trainer.latency.kit_script import make_weights
+from pnag.models.errors import SearchSpaceError
+from pnag.models.layers import Layer
+from pnag.models.search_space import SearchSpace
+from pnag.trainer.latency import graphs
+from pnag.trainer.latency.kit_script import make_weights
 
 
 def _macs_and_stored(model: onnx.ModelProto) -> tuple[int, int]:
@@ -197,7 +197,7 @@ def test_rounding_to_powers_of_two_does_not_add_up_over_a_network(ofa_224: Searc
 
 
 def test_int8_graphs_hold_int8_weights_and_stay_close_to_fp32(macro: SearchSpace) -> None:
-    from trainer.latency.quantize import quantize
+    from pnag.trainer.latency.quantize import quantize
 
     layer = next(x for x in macro.distinct_layers() if x.kind == "mbconv" and x.has_residual)
     model = graphs.layer_graph(layer)

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.errors import LatencyTableError
-from models.search_space import SearchSpace
-from trainer.latency import importers, kit
-from trainer.latency.kit import KitOptions
+from pnag.models.errors import LatencyTableError
+from pnag.models.search_space import SearchSpace
+from pnag.trainer.latency import importers, kit
+from pnag.trainer.latency.kit import KitOptions
 
 SMALL = KitOptions(num_calibration=3, num_bounding=2)
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.latency import kit_script
-from trainer.latency.kit_script import Item, Plan, Sample, SetupError, time_interleaved
+from pnag.trainer.latency import kit_script
+from pnag.trainer.latency.kit_script import Item, Plan, Sample, SetupError, time_interleaved
 
 SETUP = kit_script.Setup()
 
@@ -167,7 +167,7 @@ def test_a_session_keeps_the_tensors_it_is_bound_to() -> None:
     # The binding does not: onnxruntime 1.19 crashes, 1.32 reads freed memory without a word.
     import onnxruntime as ort
 
-    from trainer.latency.graphs import empty_graph
+    from pnag.trainer.latency.graphs import empty_graph
 
     run = kit_script.open_session(Item("x", 0, lambda: empty_graph().SerializeToString()), SETUP)
     assert run() > 0
@@ -181,8 +181,8 @@ def test_a_killed_process_keeps_its_rounds_and_the_next_goes_on(tmp_path: Path) 
         """
         import sys, time
         from pathlib import Path
-        from models.spaces.registry import get_space
-        from trainer.latency import kit_script, measure
+        from pnag.models.spaces.registry import get_space
+        from pnag.trainer.latency import kit_script, measure
         kit_script.SAVE_EVERY_S = 0.0
         space, path = get_space("nas-bench-macro"), Path(sys.argv[1])
         found = measure.Measurements.load(path) if path.exists() else measure.Measurements(space.name, {"name": "x"})
@@ -207,7 +207,7 @@ def test_a_killed_process_keeps_its_rounds_and_the_next_goes_on(tmp_path: Path) 
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
-    from trainer.latency.measure import Measurements
+    from pnag.trainer.latency.measure import Measurements
 
     kept = Measurements.load(path)
     assert not kept.is_complete

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from models.costs import macs_cost
-from models.errors import LatencyTableError
-from models.latency_table import LatencyTable
-from models.search_space import SearchSpace
-from trainer.latency.networks import extreme, spread_pool, stratified
+from pnag.models.costs import macs_cost
+from pnag.models.errors import LatencyTableError
+from pnag.models.latency_table import LatencyTable
+from pnag.models.search_space import SearchSpace
+from pnag.trainer.latency.networks import extreme, spread_pool, stratified
 
 
 def test_the_ends_are_those_of_an_exhaustive_search(macro: SearchSpace, macro_table: LatencyTable) -> None:

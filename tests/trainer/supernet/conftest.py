@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from models.layers import Layer
-from models.search_space import CostGroup, Decision, Option, SearchSpace
-from trainer.supernet.images import Images
+from pnag.models.layers import Layer
+from pnag.models.search_space import CostGroup, Decision, Option, SearchSpace
+from pnag.trainer.supernet.images import Images
 
 SIZE, NUM_CLASSES = 8, 3
 

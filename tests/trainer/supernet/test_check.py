@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from models.bundle import Bundle
-from models.errors import RecordsError
-from models.runtime import OnnxGenerator
-from trainer.supernet.check import compare_with_truth
-from trainer.supernet.commands import app
+from pnag.models.bundle import Bundle
+from pnag.models.errors import RecordsError
+from pnag.models.runtime import OnnxGenerator
+from pnag.trainer.supernet.check import compare_with_truth
+from pnag.trainer.supernet.commands import app
 
 
 def _write(path: Path, encodings: list[str], accuracy_N: np.ndarray) -> Path:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.supernet.depthwise import DepthwiseConv2d
+from pnag.trainer.supernet.depthwise import DepthwiseConv2d
 
 
 @pytest.mark.parametrize("kernel_size", [3, 5, 7])

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from models.errors import WeightsError
-from models.search_space import SearchSpace, Tokens
-from models.spaces.registry import get_space
-from trainer.supernet.elastic import ElasticSupernet, read_state_dict
-from trainer.supernet.supernet import subnet
+from pnag.models.errors import WeightsError
+from pnag.models.search_space import SearchSpace, Tokens
+from pnag.models.spaces.registry import get_space
+from pnag.trainer.supernet.elastic import ElasticSupernet, read_state_dict
+from pnag.trainer.supernet.supernet import subnet
 
 WIDTHS = ("1.0", "1.2")
 SIZE = 64

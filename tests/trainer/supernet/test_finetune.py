@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from models.errors import TrainingError
-from models.search_space import SearchSpace
-from trainer.checkpoint import CHECKPOINT, Checkpoint
-from trainer.supernet.build import build_supernet
-from trainer.supernet.export import Source
-from trainer.supernet.finetune import FinetuneConfig, Finetuned, finetune
-from trainer.supernet.images import Images
+from pnag.models.errors import TrainingError
+from pnag.models.search_space import SearchSpace
+from pnag.trainer.checkpoint import CHECKPOINT, Checkpoint
+from pnag.trainer.supernet.build import build_supernet
+from pnag.trainer.supernet.export import Source
+from pnag.trainer.supernet.finetune import FinetuneConfig, Finetuned, finetune
+from pnag.trainer.supernet.images import Images
 
 ENCODING = "121"
 CONFIG = FinetuneConfig(epochs=12, batch_size=16, lr=0.05, shift=0)

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from models.errors import TrainingError
-from trainer.supernet.images import Images, Normalise, augment, read_images
+from pnag.models.errors import TrainingError
+from pnag.trainer.supernet.images import Images, Normalise, augment, read_images
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 

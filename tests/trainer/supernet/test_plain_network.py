@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.errors import SearchSpaceError, WeightsError
-from models.layers import Layer
-from models.search_space import SearchSpace
-from models.spaces.registry import get_space
-from trainer.supernet.plain_network import PlainNetwork, layer_module
-from trainer.supernet.single_path import SinglePathSupernet
-from trainer.supernet.supernet import subnet
+from pnag.models.errors import SearchSpaceError, WeightsError
+from pnag.models.layers import Layer
+from pnag.models.search_space import SearchSpace
+from pnag.models.spaces.registry import get_space
+from pnag.trainer.supernet.plain_network import PlainNetwork, layer_module
+from pnag.trainer.supernet.single_path import SinglePathSupernet
+from pnag.trainer.supernet.supernet import subnet
 
 MACRO, OFA = get_space("nas-bench-macro"), get_space("ofa-mobilenetv3-w1.0")
 

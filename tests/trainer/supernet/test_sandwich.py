@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.spaces.registry import get_space
-from trainer.supernet.build import build_supernet
-from trainer.supernet.sandwich import distillation_loss, sandwich_losses, sandwich_paths
+from pnag.models.spaces.registry import get_space
+from pnag.trainer.supernet.build import build_supernet
+from pnag.trainer.supernet.sandwich import distillation_loss, sandwich_losses, sandwich_paths
 
 SPACE = get_space("ofa-mobilenetv3-w1.0")
 

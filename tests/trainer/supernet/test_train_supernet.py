@@ -18,15 +18,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.errors import TrainingError, WeightsError
-from models.search_space import SearchSpace
-from models.spaces.registry import get_space
-from trainer.supernet import train_supernet as module
-from trainer.supernet.distributed import Group
-from trainer.supernet.images import Images
-from trainer.supernet.supernet import subnet
-from trainer.supernet.train_supernet import SupernetConfig, fair_paths, train_supernet
-from trainer.supernet.weights_file import SupernetWeights
+from pnag.models.errors import TrainingError, WeightsError
+from pnag.models.search_space import SearchSpace
+from pnag.models.spaces.registry import get_space
+from pnag.trainer.supernet import train_supernet as module
+from pnag.trainer.supernet.distributed import Group
+from pnag.trainer.supernet.images import Images
+from pnag.trainer.supernet.supernet import subnet
+from pnag.trainer.supernet.train_supernet import SupernetConfig, fair_paths, train_supernet
+from pnag.trainer.supernet.weights_file import SupernetWeights
 
 CONFIG = SupernetConfig(epochs=4, batch_size=30, sizes=((0.0, 0.5), (0.5, 1.0)))
 STEPS = 12  # 4 epochs of 90 images

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from models.bundle import Bundle
-from models.runtime import OnnxGenerator, Query
-from service.bodies import answer_body
+from pnag.models.bundle import Bundle
+from pnag.models.runtime import OnnxGenerator, Query
+from pnag.service.bodies import answer_body
 
 
 class Generator:

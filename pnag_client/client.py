@@ -22,8 +22,8 @@ from typing import Any, Self, cast
 
 import httpx
 
-from service.explanations import ExplainBody
-from service.schemas import AnswerBody, BundleBody, CandidateBody, FrontBody, ProblemBody
+from pnag.service.explanations import ExplainBody
+from pnag.service.schemas import AnswerBody, BundleBody, CandidateBody, FrontBody, ProblemBody
 
 RETRIED = (429, 503)
 MAX_WAIT_S = 30.0
