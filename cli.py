@@ -17,7 +17,7 @@ from pnag.service.explain_commands import app as explain_app
 
 LATER = {"pnag.trainer.commands": None, "pnag.trainer.space_commands": None, "pnag.trainer.latency.commands": "latency"}
 LATER |= {
-    "pnag.trainer.bench.commands": "bench",
+    "pnag.bench.commands": "bench",
     "pnag.trainer.label.commands": None,
     "pnag.trainer.supernet.commands": "supernet",
 }

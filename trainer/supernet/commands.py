@@ -91,8 +91,8 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Where the truth is known: how well labels rank architectures, and what the bundle's answers lose."""
+    from pnag.bench.search.supernet_truth import compare_with_truth
     from pnag.models.bundle import Bundle
-    from pnag.trainer.supernet.check import compare_with_truth
 
     result = compare_with_truth(Bundle.load(bundle), records, truth, out, budgets)
     if as_json:

@@ -1,0 +1,338 @@
+"""`pnag bench`: the comparisons that need training. Heavy imports wait until a command runs."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pnag.bench.search.problem import Problem
+    from pnag.trainer.latency.kit_script import Progress as Measured
+    from pnag.trainer.progress import Progress
+
+app = typer.Typer(no_args_is_help=True, help="Comparisons: tables, JSON, Markdown and plots.")
+
+_Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+_Space = Annotated[str, typer.Option(help="A search space; `pnag spaces` lists them.")]
+_Records = Annotated[Path, typer.Option(help="Measured architectures that the evaluator is fitted on.")]
+_Table = Annotated[
+    Path | None, typer.Option("--latency-table", help="The cost, in ms; without it, the cost is MACs, in millions.")
+]
+_Truth = Annotated[Path | None, typer.Option(help="Records of the whole space: adds the true regret.")]
+_Out = Annotated[Path, typer.Option(help="A folder for results; what is there already is not run again.")]
+
+
+@app.callback()
+def _group() -> None:
+    """Keep sub-commands even if only one is there."""
+
+
+@app.command(
+    epilog="Example: pnag bench front --space nas-bench-macro --records macro.json --truth macro.json "
+    "--num-records 500 --calls 1000 --samples 32 --out runs/bench/macro-macs"
+)
+def front(
+    space: _Space,
+    records: _Records,
+    out: _Out,
+    latency_table: _Table = None,
+    truth: _Truth = None,
+    num_records: Annotated[int | None, typer.Option(min=1, help="Fit the evaluator on so many random records.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Comma-separated; default: all.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each method.")] = 3,
+    budgets: Annotated[int, typer.Option(min=2, help="Test budgets, even over the range.")] = 50,
+    calls: Annotated[int, typer.Option(min=100, help="Architectures each method may ask about.")] = 50_000,
+    samples: Annotated[int, typer.Option(min=1, help="That a policy draws per budget when it answers.")] = 64,
+    paper: Annotated[bool, typer.Option(help="Also print the paper's table, with published rows (OFA space).")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Compare our generator with every method of the paper, on the same evaluator and the same number of calls."""
+    from pnag.bench.search.methods import METHODS
+
+    names = list(METHODS) if methods is None else [name.strip() for name in methods.split(",")]
+    unknown = [name for name in names if name not in METHODS]
+    if unknown:
+        raise typer.BadParameter(f"{unknown[0]!r}; choose from {list(METHODS)}", param_hint="--methods")
+    from rich.console import Console
+
+    from pnag.bench.search.front import find_reference, run_methods
+    from pnag.bench.search.plots import draw_all
+    from pnag.bench.search.report import markdown, summarise, terminal
+    from pnag.models.files import to_json, write_atomic
+    from pnag.trainer.progress import show_progress
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    with show_progress() as progress:
+        problem = _problem(out.name, space, records, latency_table, truth, num_records, budgets, progress)
+        runs = run_methods(problem, names, range(seeds), calls, samples, out / "runs", progress)
+        reference = find_reference(problem, runs, out, progress)
+    summary = summarise(problem, reference, runs)
+    summary["setting"] |= {"calls": calls, "samples": samples}
+    write_atomic(out / "front.json", to_json(summary))
+    write_atomic(out / "front.md", markdown(summary))
+    draw_all(problem, reference, runs, out)
+    if paper:
+        from pnag.bench.search.paper import our_rows, paper_markdown
+
+        rows = our_rows(problem, runs)
+        summary["paper"] = rows
+        write_atomic(out / "paper.md", paper_markdown(problem, rows))
+    if as_json:
+        json.dump(summary, sys.stdout)
+        sys.stdout.write("\n")
+        return
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    terminal(summary, console)
+    if paper:
+        typer.echo((out / "paper.md").read_text())
+    typer.echo(f"{out}: front.json, front.md, plots")
+
+
+@app.command(epilog="Example: pnag bench references --bundle bundles/ofa-mobilenetv3-w1.0-imagenet --out runs/bench")
+def references(
+    out: Annotated[Path | None, typer.Option(help="A folder for references.json and references.md.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Time networks along this bundle's front too.")] = None,
+    check_only: Annotated[bool, typer.Option(help="Count parameters and MAdds; time nothing.")] = False,
+    rounds: Annotated[int, typer.Option(min=3, help="Interleaved rounds per network.")] = 40,
+    threads: Annotated[int, typer.Option(min=1, help="Of ONNX Runtime.")] = 1,
+    as_json: _Json = False,
+) -> None:
+    """Known networks beside ours, on your hardware: counts against published figures, and latency."""
+    from pnag.bench.networks.time_references import check_references, references_markdown, time_references
+    from pnag.models.bundle import Bundle
+    from pnag.models.files import to_json, write_atomic
+    from pnag.trainer.progress import show_progress
+
+    about: dict[str, Any] | None = None
+    if check_only:
+        rows = check_references()
+    else:
+        with show_progress() as progress, progress.stage("timing", 100) as bar:
+            done = 0
+
+            def move(count: int, total: int) -> None:
+                nonlocal done
+                bar.step(100 * count // total - done)
+                done = 100 * count // total
+
+            rows, about = time_references(Bundle.load(bundle) if bundle else None, rounds, threads, move)
+    result = {"networks": rows, "about": about}
+    text = references_markdown(rows, about)
+    if out is not None:
+        write_atomic(out / "references.json", to_json(result))
+        write_atomic(out / "references.md", text)
+    _print(result, as_json, text)
+
+
+@app.command(
+    epilog="Example: pnag bench evaluators --space ofa-mobilenetv3-w1.0 --records records.csv --out runs/bench"
+)
+def evaluators(
+    space: _Space,
+    records: _Records,
+    latency_table: _Table = None,
+    num_records: Annotated[int | None, typer.Option(min=1, help="Use so many random records only.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A folder for evaluators.json and evaluators.md.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Splits into fitted and held-out records.")] = 3,
+    as_json: _Json = False,
+) -> None:
+    """Compare the composite score with the paper's learned ranking on held-out pairs, split by what fits."""
+    from pnag.bench.search.evaluators import compare_evaluators, evaluators_markdown
+    from pnag.models.files import to_json, write_atomic
+    from pnag.trainer.progress import show_progress
+
+    with show_progress() as progress:
+        result = compare_evaluators(space, records, latency_table, num_records, range(seeds), progress)
+    text = evaluators_markdown(result)
+    if out is not None:
+        write_atomic(out / "evaluators.json", to_json(result))
+        write_atomic(out / "evaluators.md", text)
+    _print(result, as_json, text)
+
+
+@app.command(epilog="Example: pnag bench records --records nas-bench-macro_cifar10.json --out runs/bench")
+def records(
+    records: Annotated[Path, typer.Option(help="NAS-Bench-Macro's JSON, with its three trainings.")],
+    latency_table: _Table = None,
+    out: Annotated[Path | None, typer.Option(help="A folder for records.json, records.md and records.png.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Repetitions; each labels with another training.")] = 3,
+    as_json: _Json = False,
+) -> None:
+    """How many networks must be measured: regret against records, actively chosen or at random."""
+    from pnag.bench.search.records import SIZES, compare_labelling, draw_labelling, labelling_markdown
+    from pnag.models.costs import GroupedCost, LayerCost
+    from pnag.models.files import to_json, write_atomic
+    from pnag.models.latency_table import LatencyTable
+    from pnag.models.spaces.registry import get_space
+    from pnag.trainer.progress import show_progress
+
+    space = get_space("nas-bench-macro")
+    if latency_table is None:
+        cost: GroupedCost = LayerCost(space, lambda layer: layer.macs / 1e6)
+    else:
+        cost = LatencyTable.load(latency_table).cost(space)
+    with show_progress() as progress:
+        result = compare_labelling(space, cost, records, SIZES, range(seeds), progress)
+    text = labelling_markdown(result)
+    if out is not None:
+        write_atomic(out / "records.json", to_json(result))
+        write_atomic(out / "records.md", text)
+        draw_labelling(result, out / "records.png")
+    _print(result, as_json, text)
+
+
+@app.command(epilog="Example: pnag bench page --results runs/bench --out docs/benchmarks.md")
+def page(
+    results: Annotated[Path, typer.Option(help="The folder that the other bench commands wrote into.")],
+    out: Annotated[Path, typer.Option(help="The page; its pictures go into a folder of the same name beside it.")],
+) -> None:
+    """Put every result of a folder on one page."""
+    from pnag.bench.search.page import write_page
+
+    typer.echo(f"{write_page(results, out)}")
+
+
+@app.command(epilog="Example: pnag bench latency --bundle bundles/ofa-mobilenetv3-w1.0-imagenet")
+def latency(
+    bundle: Annotated[Path, typer.Option(help="The bundle to ask; run this on its device.")],
+    answers: Annotated[int, typer.Option(min=2, help="Random budgets to ask.")] = 100,
+    rounds: Annotated[int, typer.Option(min=4, help="Rounds per network at most.")] = 40,
+    seed: Annotated[int, typer.Option(help="Of the budgets.")] = 0,
+    as_json: _Json = False,
+) -> None:
+    """Build answers as networks, time them here, and count the budgets they break."""
+    from pnag.bench.networks.answers import ask, figures, measure_answers
+    from pnag.models.bundle import Bundle
+    from pnag.trainer.progress import show_progress
+
+    loaded = Bundle.load(bundle)
+    asked = ask(loaded, answers, seed)
+    partial = bundle.with_name(f"{bundle.name}.answers.partial")
+    with show_progress() as progress, progress.stage("answers", answers * rounds) as stage:
+        done = 0
+
+        def step(now: "Measured") -> None:
+            nonlocal done
+            stage.step(now.done - done)
+            done = now.done
+
+        measured, host_load = measure_answers(loaded, asked, rounds, partial, step)
+    result = figures(measured)
+    _print(
+        {**result, "host_load": host_load},
+        as_json,
+        f"{result['num_answers']} answers at coverage {result['coverage']:g}: {result['over_budget_percent']:g} % over "
+        f"budget ({result['over_budget_in_slow_stretches_percent']:g} % in the slowest stretches), "
+        f"{result['budget_used_percent']:.1f} % of the budget used; prediction: MAPE "
+        f"{result['prediction']['mape_percent']:.2f} %, tau {result['prediction']['kendall_tau']:.3f}",
+    )
+
+
+@app.command(epilog="Example: pnag bench serve --bundle bundles/ofa-mobilenetv3-w1.0-imagenet --out runs/bench/serve")
+def serve(
+    bundle: Annotated[Path, typer.Option(help="The bundle that everybody serves.")],
+    out: Annotated[Path, typer.Option(help="A folder for serve.json, serve.md and serve.png.")],
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 5,
+    seconds: Annotated[int, typer.Option(min=1, help="That a round of one contender takes.")] = 5,
+    connections: Annotated[int, typer.Option(min=1, help="Of wrk.")] = 64,
+    candidates: Annotated[int, typer.Option(min=1, help="Networks sampled for each budget.")] = 16,
+    only: Annotated[list[str] | None, typer.Option(help="Only contenders whose name starts so; repeatable.")] = None,
+    environments: Annotated[
+        Path, typer.Option(help="Where LitServe, BentoML and MLServer are installed, each by itself: 2 GB.")
+    ] = Path("runs/serving-environments"),
+    as_json: _Json = False,
+) -> None:
+    """Our service beside a hello world, LitServe, BentoML and MLServer under wrk: 6 minutes (needs `wrk`)."""
+    import shutil
+
+    from pnag.bench.serving.compare import Load, check_kserve, compare_serving, draw_serving, serving_markdown
+    from pnag.models.files import to_json, write_atomic
+    from pnag.trainer.progress import show_progress
+
+    if shutil.which("wrk") is None:
+        raise typer.BadParameter("`wrk` is not installed; apt-get install wrk, or brew install wrk")
+    load = Load(rounds, seconds, connections, candidates)
+    with show_progress() as progress:
+        report = compare_serving(bundle, load, environments, progress, only or ())
+        if not only:
+            report["kserve"] = check_kserve(bundle, environments)
+    text = serving_markdown(report)
+    write_atomic(out / "serve.json", to_json(report))
+    write_atomic(out / "serve.md", text)
+    draw_serving(report, out / "serve.png")
+    _print(report, as_json, text)
+
+
+@app.command(epilog="Example: pnag bench soak --bundle bundles/ofa-mobilenetv3-w1.0-imagenet --out runs/bench/serve")
+def soak(
+    bundle: Annotated[Path, typer.Option(help="The bundle to serve.")],
+    out: Annotated[Path, typer.Option(help="A folder for soak.json and soak.md.")],
+    minutes: Annotated[float, typer.Option(min=0.2, help="How long.")] = 10,
+    per_s: Annotated[float, typer.Option(min=1, help="Requests per second.")] = 40,
+    as_json: _Json = False,
+) -> None:
+    """Load one worker for minutes with all kinds of requests and reloads, and say whether its memory stays flat."""
+    from pnag.bench.serving.soak import soak, soak_markdown
+    from pnag.models.files import to_json, write_atomic
+    from pnag.trainer.progress import show_progress
+
+    with show_progress() as progress:
+        report = soak(bundle, minutes * 60, per_s, progress)
+    write_atomic(out / "soak.json", to_json(report))
+    write_atomic(out / "soak.md", text := soak_markdown(report))
+    _print(report, as_json, text)
+    if not report["is_flat"] or report["unexpected"] or report["failed_reloads"]:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: pnag bench faults --bundle bundles/ofa-mobilenetv3-w1.0-imagenet --out runs/bench/serve")
+def faults(
+    bundle: Annotated[Path, typer.Option(help="The bundle to serve.")],
+    out: Annotated[Path, typer.Option(help="A folder for faults.json and faults.md.")],
+    as_json: _Json = False,
+) -> None:
+    """Kill Redis, swap bundles, end replicas, ask too much, all under load, and count what failed (5 minutes)."""
+    from pnag.bench.serving.faults import all_faults, faults_markdown
+    from pnag.models.files import to_json, write_atomic
+    from pnag.trainer.progress import show_progress
+
+    with show_progress() as progress:
+        report = all_faults(bundle, progress)
+    write_atomic(out / "faults.json", to_json(report))
+    write_atomic(out / "faults.md", text := faults_markdown(report))
+    _print(report, as_json, text)
+    if any(report[part]["failed"] for part in ("redis_killed", "bundles_swapped", "replicas_ended")):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: pnag bench serving-page --results runs/bench/serve --out docs/benchmarks-serving.md")
+def serving_page(
+    results: Annotated[Path, typer.Option(help="The folder that `pnag bench serve`, `faults` and `soak` wrote into.")],
+    out: Annotated[Path, typer.Option(help="The page.")],
+) -> None:
+    """Put what was measured of serving on one page, beside the targets."""
+    from pnag.bench.serving.page import write_serving_page
+
+    typer.echo(f"{write_serving_page(results, out)}")
+
+
+def _problem(
+    name: str, space: str, records: Path, table: Path | None, truth: Path | None, num_records: int | None, budgets: int,
+    progress: "Progress",
+) -> "Problem":  # fmt: skip
+    from pnag.bench.search.problem import load_problem
+
+    return load_problem(
+        name, space, records, table, progress, truth_path=truth, num_records=num_records, num_budgets=budgets
+    )
+
+
+def _print(result: dict[str, Any], as_json: bool, text: str) -> None:
+    if as_json:
+        json.dump(result, sys.stdout)
+        sys.stdout.write("\n")
+    else:
+        typer.echo(text)

@@ -1,0 +1,86 @@
+"""How well a score orders pairs of networks it never saw: the composite score, the paper's learned one, MACs alone.
+
+All see the same records and are asked at the same budgets; pairs are those of eq. 5.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pnag.bench.search.problem import load_problem, take
+from pnag.models.costs import macs_cost
+from pnag.trainer.config import EvaluatorConfig, RankingConfig
+from pnag.trainer.pareto_rule import composite_score, pair_agreement
+from pnag.trainer.progress import Progress
+from pnag.trainer.ranking_evaluator import train_ranking_evaluator
+from pnag.trainer.train_evaluator import train_evaluator
+
+_HELD_OUT, _MOST_HELD_OUT = 0.2, 300
+_NUM_BUDGETS = 10
+
+
+def compare_evaluators(
+    space_name: str, records_path: Path, table_path: Path | None, num_records: int | None, seeds: Sequence[int],
+    progress: Progress,
+) -> dict[str, Any]:  # fmt: skip
+    """Pair accuracy and Kendall tau of each score, mean over splits."""
+    problem = load_problem(
+        "evaluators", space_name, records_path, table_path, progress, num_records=num_records, fits=False
+    )
+    space, records = problem.space, problem.records
+    accuracy_N, cost_N = records.require_accuracy(), problem.cost(records.tokens_ND)
+    size_N = macs_cost(space)(records.tokens_ND)
+    size_N = size_N / size_N.max()
+    span = problem.high - problem.low
+    budgets_K = np.linspace(cost_N.min(), cost_N.max(), _NUM_BUDGETS + 2)[1:-1]
+    found: dict[str, list[dict[str, float]]] = {"composite": [], "ranking": [], "MACs as accuracy": []}
+    for seed in seeds:
+        order = np.random.default_rng([seed, 6]).permutation(len(records))
+        held_out, fitted_on = np.split(order, [min(_MOST_HELD_OUT, round(_HELD_OUT * len(order)))])
+        known = take(records, fitted_on)
+        fitted = train_evaluator(space, known, EvaluatorConfig(), seed, progress)
+        ranking = train_ranking_evaluator(
+            space, known.tokens_ND, cost_N[fitted_on], accuracy_N[fitted_on], RankingConfig(), seed, progress
+        )
+        tokens_ND, cost, truth = records.tokens_ND[held_out], cost_N[held_out], accuracy_N[held_out]
+        predicted = fitted.accuracy(tokens_ND)
+        scores = {
+            "composite": [composite_score(cost, predicted, np.full(len(cost), b), span) for b in budgets_K],
+            "ranking": [ranking.score(tokens_ND, np.full(len(cost), b)) for b in budgets_K],
+            "MACs as accuracy": [
+                composite_score(cost, size_N[held_out], np.full(len(cost), b), span) for b in budgets_K
+            ],
+        }
+        for name, rows in scores.items():
+            found[name].append(asdict(pair_agreement(np.stack(rows), cost, truth, budgets_K)))
+    return {
+        "space": space.name,
+        "device": problem.device,
+        "num_records": len(records),
+        "budgets": _NUM_BUDGETS,
+        "splits": len(seeds),
+        "scores": {
+            name: {key: float(np.mean([row[key] for row in rows])) for key in rows[0]} for name, rows in found.items()
+        },
+    }
+
+
+def evaluators_markdown(result: dict[str, Any]) -> str:
+    """A row per score."""
+    lines = [
+        f"{result['space']}, {result['device']}: {result['num_records']} records, a fifth held out, {result['splits']} "
+        f"splits, {result['budgets']} budgets.",
+        "",
+        "| score | right pairs | Kendall tau | both fit: right | tau | not both fit: right | tau | misjudged budget |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, row in result["scores"].items():
+        lines.append(
+            f"| {name} | {row['accuracy']:.2%} | {row['kendall_tau']:.4f} | {row['feasible_accuracy']:.2%} "
+            f"| {row['feasible_tau']:.4f} | {row['infeasible_accuracy']:.2%} | {row['infeasible_tau']:.4f} "
+            f"| {row['misjudged_budget']:.2%} |"
+        )
+    return "\n".join(lines) + "\n"
