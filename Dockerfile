@@ -15,8 +15,9 @@ RUN python -m venv --without-pip /opt/venv \
     && python -m pip --disable-pip-version-check --no-cache-dir --python /opt/venv/bin/python \
        install --no-deps --no-compile --require-hashes --requirement requirements/serve.txt \
     && find /opt/venv -type d \( -name tests -o -name test \) -prune -exec rm -rf {} +
-COPY cli.py LICENSE /opt/venv/lib/python3.11/site-packages/
-COPY pnag/__init__.py /opt/venv/lib/python3.11/site-packages/pnag/
+COPY LICENSE /opt/venv/lib/python3.11/site-packages/
+COPY pnag/*.py /opt/venv/lib/python3.11/site-packages/pnag/
+COPY cli /opt/venv/lib/python3.11/site-packages/pnag/cli
 COPY models /opt/venv/lib/python3.11/site-packages/pnag/models
 COPY service /opt/venv/lib/python3.11/site-packages/pnag/service
 COPY deploy/image/pnag deploy/image/install-bundle /opt/venv/bin/
@@ -60,7 +61,7 @@ WORKDIR /app
 # A number, not a name: Kubernetes cannot tell whether a name is root.
 USER 10001:10001
 # Exec form: the service is process 1, gets SIGTERM itself, and drains.
-ENTRYPOINT ["/opt/venv/bin/python", "-m", "cli"]
+ENTRYPOINT ["/opt/venv/bin/python", "-m", "pnag"]
 
 FROM runtime AS service
 COPY --from=slim /opt/venv /opt/venv

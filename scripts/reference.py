@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-import cli  # noqa: E402
+from pnag.cli import main as cli  # noqa: E402
 from pnag.service.app import create_app  # noqa: E402
 from pnag.service.settings import Settings  # noqa: E402
 

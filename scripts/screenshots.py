@@ -107,7 +107,7 @@ def service() -> Iterator[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PNAG_")}
     environment |= {"ORT_DISABLE_TELEMETRY": "1", "PNAG_LOG_LEVEL": "warning", "PNAG_BUNDLES": str(ROOT / "bundles")}
     environment["PNAG_DEFAULT_BUNDLE"] = BUNDLE
-    command = [sys.executable, "-c", "import sys; from cli import main; sys.exit(main())", "serve", "--port", str(port)]
+    command = [sys.executable, "-m", "pnag", "serve", "--port", str(port)]
     process = subprocess.Popen(command, cwd=ROOT, env=environment)
     url = f"http://127.0.0.1:{port}"
     try:

@@ -9,9 +9,29 @@ import pytest
 import structlog
 from hypothesis import settings
 
+from pnag.service.logs import configure_logs
+from pnag.service.settings import Settings
+
+pytest_plugins = ["tests.fixtures.devices", "tests.fixtures.tiny_bundle", "tests.fixtures.training"]
+
 # A busy host is no failure; the timeout in pyproject.toml ends what hangs.
 settings.register_profile("pnag", deadline=None)
 settings.load_profile("pnag")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _logs_as_in_production() -> None:
+    configure_logs(Settings(log_level="warning", log_format="json"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_from_outside() -> Iterator[None]:
+    """A developer's PNAG_ variables must not change what is tested."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name in list(os.environ):
+            if name.startswith("PNAG_") and name != "PNAG_DATA":
+                monkeypatch.delenv(name)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -62,6 +62,6 @@ def test_links_lead_somewhere() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_named_exists(command: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "cli", *command.split(), "--help"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "pnag", *command.split(), "--help"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr

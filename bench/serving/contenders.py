@@ -52,7 +52,7 @@ class Contender:
 def contenders(bundle: Path, num_candidates: int, max_batch_size: int) -> list[Contender]:
     """Everybody, each as its own documentation says to run it on a small machine: one worker, its own batching."""
     common = {"BUNDLE": str(bundle), "NUM_CANDIDATES": str(num_candidates), "MAX_BATCH_SIZE": str(max_batch_size)}
-    ours = (PYTHON, "-m", "cli", "serve", "--bundle", str(bundle), "--port", "{port}")
+    ours = (PYTHON, "-m", "pnag", "serve", "--bundle", str(bundle), "--port", "{port}")
     settings = {"PNAG_NUM_CANDIDATES": str(num_candidates), "PNAG_MAX_BATCH_SIZE": str(max_batch_size)}
     uvicorn = (
         PYTHON,

@@ -40,7 +40,7 @@ class RunningService:
         self._log = log
         variables = {f"PNAG_{name.upper()}": str(value) for name, value in settings.items()}
         environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "PNAG_WATCH_INTERVAL_S": "0", **variables}
-        command = [sys.executable, "-m", "cli", "serve", "--bundle", str(bundle.resolve()), "--port", str(self.port)]
+        command = [sys.executable, "-m", "pnag", "serve", "--bundle", str(bundle.resolve()), "--port", str(self.port)]
         with log.open("ab") as output:
             self.process = subprocess.Popen(command, env=environment, stderr=output, cwd=REPOSITORY)
         self._seen = psutil.Process(self.process.pid)

@@ -146,7 +146,7 @@ SITE=${PNAG_E2E_WORK:-}/site
 make_site() {
   SITE=$WORK/site
   mkdir -p "$SITE"
-  (cd "$ROOT" && tar -cf - --exclude=__pycache__ .dockerignore Dockerfile LICENSE bundles cli.py deploy docker-compose.yml \
+  (cd "$ROOT" && tar -cf - --exclude=__pycache__ .dockerignore Dockerfile LICENSE bundles cli deploy docker-compose.yml \
     latency_tables models pnag requirements service trainer) | tar -C "$SITE" -xf -
 }
 

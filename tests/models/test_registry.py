@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import cli
+from pnag.cli import main as cli
 from pnag.models.errors import SearchSpaceError
 from pnag.models.spaces.registry import ENTRY_POINTS, get_space, space_from_dict, space_names
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-import cli
+from pnag.cli import main as cli
 from pnag.service.security import ADMIN, READ, ApiKey, ApiKeys, RateLimit
 from pnag.service.settings import Settings, SettingsError
 

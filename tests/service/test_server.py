@@ -40,7 +40,7 @@ class Server:
             self.port: int = probe.getsockname()[1]
         variables = {f"PNAG_{name.upper()}": str(value) for name, value in settings.items()}
         environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "PNAG_WATCH_INTERVAL_S": "0", **variables}
-        command = [sys.executable, "-m", "cli", "serve", "--bundle", str(bundles), "--port", str(self.port)]
+        command = [sys.executable, "-m", "pnag", "serve", "--bundle", str(bundles), "--port", str(self.port)]
         self.process = subprocess.Popen(
             command, env=environment, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
         )
@@ -226,7 +226,7 @@ def test_a_port_that_is_taken_is_one_clear_message(bundle_folder: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        command = [sys.executable, "-m", "cli", "serve", "--bundle", str(bundle_folder)]
+        command = [sys.executable, "-m", "pnag", "serve", "--bundle", str(bundle_folder)]
         port = taken.getsockname()[1]
         done = subprocess.run([*command, "--port", str(port)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1

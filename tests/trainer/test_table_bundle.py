@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-import cli
+from pnag.cli import main as cli
 from pnag.models.bundle import TABLE_COSTS, Bundle
 from pnag.models.errors import BudgetError, BundleError, EncodingError, RecordsError
 from pnag.models.explain import Explainer

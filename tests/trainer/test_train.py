@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import cli
+from pnag.cli import main as cli
 from pnag.models.bundle import EVALUATOR, GENERATOR, LATENCY_TABLE, MANIFEST, Bundle
 from pnag.models.errors import LatencyTableError, MissingLayerError, RecordsError, TrainingError
 from pnag.models.runtime import OnnxGenerator, Query

@@ -5,7 +5,6 @@ records measure an error in millimetres, `tiny` one of another search space. The
 keep to what every bundle has.
 """
 
-import importlib.util
 import json
 import os
 import socket
@@ -25,6 +24,7 @@ from pnag.models.bundle import LATENCY_TABLE, PARETO_FRONT, Bundle, write_bundle
 from pnag.models.files import to_json
 from pnag.models.latency_table import UpperBound
 from pnag.models.metric import Metric
+from tests.fixtures.tiny_bundle import write_tiny_bundle
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "bundles" / "ofa-mobilenetv3-w1.0-imagenet"
@@ -71,12 +71,7 @@ def write_bundles(folder: Path) -> None:
     write_variant(folder / "swift", device="Swift phone, 2 threads", speed=1.9)
     write_variant(folder / "units", device="Gauge, 1 thread", speed=1.0, metric=METRIC)
     # The service's own tests make a bundle of another search space by hand; one recipe for it is enough.
-    spec = importlib.util.spec_from_file_location("service_conftest", ROOT / "tests" / "service" / "conftest.py")
-    assert spec is not None
-    assert spec.loader is not None
-    conftest = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(conftest)
-    conftest.write_tiny_bundle(folder / "tiny", with_weights=True)
+    write_tiny_bundle(folder / "tiny", with_weights=True)
 
 
 class Service:
@@ -101,7 +96,7 @@ class Service:
             "PNAG_WATCH_INTERVAL_S": "0",
             "PNAG_LOG_LEVEL": "warning",
         }
-        command = [sys.executable, "-c", "import sys; from cli import main; sys.exit(main())", "serve"]
+        command = [sys.executable, "-m", "pnag", "serve"]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, "--port", str(self.port)], cwd=ROOT, env=environment, stdout=log, stderr=log

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from pnag.cli.label import app
 from pnag.models.costs import LayerCost
 from pnag.models.errors import RecordsError, TrainingError
 from pnag.models.features import ArchitectureFeatures
@@ -14,7 +15,6 @@ from pnag.models.spaces.registry import get_space
 from pnag.trainer.config import EvaluatorConfig
 from pnag.trainer.label.active import NUM_STRATIFIED, Labeller, label_all
 from pnag.trainer.label.ask_tell import ask, tell_measured
-from pnag.trainer.label.commands import app
 from pnag.trainer.progress import SILENT
 from pnag.trainer.train_evaluator import fit_gaussian_process
 

@@ -21,12 +21,12 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
+from pnag.cli.label import app
 from pnag.models.costs import LayerCost
 from pnag.models.errors import RecordsError, TrainingError, WeightsError
 from pnag.models.spaces.registry import get_space
 from pnag.trainer.label import measure as module
 from pnag.trainer.label.cluster import run_on_cluster
-from pnag.trainer.label.commands import app
 from pnag.trainer.label.measure import Task, measure_labels, run_here
 from pnag.trainer.label.score import ScoreConfig, Scorer
 from pnag.trainer.records import read_records
@@ -242,7 +242,7 @@ def test_a_killed_worker_loses_nothing_and_changes_no_row(
 def test_a_labelling_killed_at_random_points_ends_with_the_same_rows(task: Task, tmp_path: Path) -> None:
     def start(out: Path) -> "subprocess.Popen[bytes]":
         command = [
-            sys.executable, "-m", "cli", "label", "--space", SPACE.name, "--weights", task.weights,
+            sys.executable, "-m", "pnag", "label", "--space", SPACE.name, "--weights", task.weights,
             "--images", task.images, "--out", str(out), "--strategy", "random", "--count", "60",
             "--validation-images", "20", "--recalibration-images", "6",
         ]  # fmt: skip

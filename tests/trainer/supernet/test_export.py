@@ -16,7 +16,7 @@ import torch
 from starlette.testclient import TestClient
 from typer.testing import CliRunner, Result
 
-from cli import app
+from pnag.cli.main import app
 from pnag.models.bundle import MANIFEST, PARETO_FRONT, WEIGHTS, Bundle, write_bundle
 from pnag.models.errors import PnagError, WeightsError
 from pnag.models.spaces.registry import get_space
@@ -245,7 +245,7 @@ def test_export_killed_at_any_point_leaves_the_old_or_the_new_file_and_a_whole_b
 ) -> None:
     out = tmp_path / "model.onnx"
     out.write_bytes(b"old")
-    command = [sys.executable, "-m", "cli", "export", "--bundle", str(folder), "--weights", str(weights)]
+    command = [sys.executable, "-m", "pnag", "export", "--bundle", str(folder), "--weights", str(weights)]
     one = [*command, "--architecture", ENCODING, "--out", str(out)]
     rng = np.random.default_rng(0)
     finished = 0

@@ -205,7 +205,7 @@ def test_processes_killed_at_random_points_end_with_the_same_bits(tmp_path: Path
 
     def start(out: Path) -> "subprocess.Popen[bytes]":
         command = [
-            sys.executable, *launcher, "-m", "cli", "supernet", "train", "--space", "nas-bench-macro",
+            sys.executable, *launcher, "-m", "pnag", "supernet", "train", "--space", "nas-bench-macro",
             "--images", str(images), "--out", str(out), "--val-images", "10", "--batch-size", "10", "--epochs", "4",
             "--checkpoint-minutes", "0", "--threads", "1",
         ]  # fmt: skip

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-import cli
+from pnag.cli import main as cli
 
 
 def run(*arguments: str) -> int:

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True)
 bundle_app = typer.Typer(no_args_is_help=True, help="Look into a bundle.")
 app.add_typer(bundle_app, name="bundle")
-spaces_app = typer.Typer()
-app.add_typer(spaces_app, name="spaces")
 
 BundleOption = Annotated[Path, typer.Option("--bundle", help="Bundle folder.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -123,26 +121,6 @@ def api_key(
     key, line = ApiKey.make(name, scope)
     typer.echo(line, err=True)
     typer.echo(key)
-
-
-@spaces_app.callback(invoke_without_command=True)
-def spaces(context: typer.Context, as_json: JsonOption = False) -> None:
-    """The search spaces that can be named; `pnag spaces check NAME` examines one."""
-    if context.invoked_subcommand is not None:
-        return
-    from pnag.models.spaces.registry import get_space, space_names
-
-    listed = [(name, get_space(name)) for name in space_names()]
-    if as_json:
-        _print_json(
-            [
-                {"name": name, "num_decisions": len(s.decisions), "num_architectures": str(s.num_architectures)}
-                for name, s in listed
-            ]
-        )
-        return
-    for name, space in listed:
-        typer.echo(f"{name:24} {len(space.decisions):3} decisions  {space.num_architectures:.3g} networks")
 
 
 @bundle_app.command("show")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pnag.bench.commands import app
+from pnag.cli.bench import app
 from pnag.models.errors import LatencyTableError, PnagError, RecordsError
 
 FRONT = ["front", "--space", "nas-bench-macro", "--seeds", "1", "--budgets", "8", "--calls", "200", "--samples", "4"]

@@ -45,7 +45,7 @@ def train(
 ) -> None:
     """Train a supernet, or go on where a run in --out stopped.
 
-    Several processes: `torchrun --nproc-per-node 2 -m cli supernet train …`.
+    Several processes: `torchrun --nproc-per-node 2 -m pnag supernet train …`.
     """
     import torch
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-import cli
+from pnag.cli import main as cli
 
 
 def run(*arguments: str) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-import cli
+from pnag.cli import main as cli
 from pnag.models.latency_table import LatencyTable
 from pnag.models.search_space import SearchSpace
 from pnag.trainer.latency import kit_script
@@ -348,7 +348,7 @@ def test_the_commands_load_nothing_heavy_until_they_run() -> None:
     import sys
 
     code = (
-        "import sys, pnag.trainer.latency.commands; "
+        "import sys, pnag.cli.latency; "
         "heavy = ('numpy', 'onnx', 'onnxruntime', 'torch', 'scipy', 'sklearn', 'pandas'); "
         "print([module for module in heavy if module in sys.modules])"
     )

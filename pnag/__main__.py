@@ -1,0 +1,5 @@
+"""`python -m pnag`: the command line."""
+
+from pnag.cli.main import main
+
+main()
