@@ -23,7 +23,7 @@ def explain(
     from pnag.models.bundle import Bundle
     from pnag.models.explain import Explainer
     from pnag.models.runtime import Limits, OnnxGenerator, Query
-    from pnag.service.explanations import explain_body, explain_lines
+    from pnag.service.contract.explanations import explain_body, explain_lines
 
     loaded = Bundle.load(bundle)
     explanation = Explainer(OnnxGenerator(loaded)).explain(Query(budget_ms, Limits(macs_m, params_m), coverage))

@@ -62,8 +62,8 @@ def label(
         if images is None or records is not None or tell is not None:
             raise typer.BadParameter("--weights needs --images, and writes to --out; it takes no --records or --tell")
         from pnag.trainer.label.measure import Task
-        from pnag.trainer.label.score import ScoreConfig
         from pnag.trainer.supernet.precision import quickest_precision
+        from pnag.trainer.supernet.score import ScoreConfig
 
         config = ScoreConfig(recalibration_images, validation_images, precision or quickest_precision())
         task = Task(space, str(weights.resolve()), str(images.resolve()), config)
@@ -71,7 +71,7 @@ def label(
         return
     if records is None:
         raise typer.BadParameter("--records is missing; only with --weights it is not needed")
-    from pnag.trainer.space_file import is_space_file, read_space
+    from pnag.trainer.tabular.space_file import is_space_file, read_space
 
     column = "top1_percent"
     if is_space_file(space):

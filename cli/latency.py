@@ -539,7 +539,7 @@ def predict(
     """
     from pnag.models.latency_table import LatencyTable
     from pnag.models.spaces.registry import get_space
-    from pnag.trainer.records import read_records
+    from pnag.trainer.data.records import read_records
 
     table = LatencyTable.load(latency_table)
     space = table.measured_space(get_space(table.space))

@@ -67,7 +67,7 @@ def _export_one(
     from pnag.models.exported_network import build_network, describe_network
     from pnag.models.files import write_atomic
     from pnag.models.runtime import OnnxGenerator
-    from pnag.trainer.supernet import export
+    from pnag.trainer.networks import export
 
     torch.set_num_threads(1)
     encoding = bundle.space.architecture(encoding).encoding
@@ -95,8 +95,8 @@ def _fill_bundle(folder: Path, bundle: Any, weights: Path, images: Path | None) 
     import torch
 
     from pnag.models.bundle import WEIGHTS
+    from pnag.trainer.networks import export
     from pnag.trainer.progress import show_progress
-    from pnag.trainer.supernet import export
 
     torch.set_num_threads(1)
     source = export.Source.load(bundle.space, weights)
@@ -127,9 +127,9 @@ def try_(
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     from pnag.models.errors import WeightsError
-    from pnag.trainer.supernet import export
+    from pnag.trainer.networks import export
+    from pnag.trainer.networks.try_network import try_network
     from pnag.trainer.supernet.images import read_images
-    from pnag.trainer.supernet.try_network import try_network
 
     try:
         content = network.read_bytes()
@@ -169,10 +169,10 @@ def finetune(
     from pnag.models.exported_network import describe_network
     from pnag.models.files import write_atomic
     from pnag.models.runtime import OnnxGenerator
+    from pnag.trainer.networks import export
+    from pnag.trainer.networks.finetune import FinetuneConfig
+    from pnag.trainer.networks.finetune import finetune as train_further
     from pnag.trainer.progress import show_progress
-    from pnag.trainer.supernet import export
-    from pnag.trainer.supernet.finetune import FinetuneConfig
-    from pnag.trainer.supernet.finetune import finetune as train_further
 
     torch.set_num_threads(1)
     loaded = Bundle.load(bundle)

@@ -9,7 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from pnag.models.bundle import Bundle
-    from pnag.service.schemas import PredictedBody
+    from pnag.service.contract.schemas import PredictedBody
 
 app = typer.Typer(no_args_is_help=True)
 bundle_app = typer.Typer(no_args_is_help=True, help="Look into a bundle.")
@@ -51,7 +51,7 @@ def generate(
 ) -> None:
     """Answer one budget without a server."""
     from pnag.models.runtime import Limits, OnnxGenerator, Query
-    from pnag.service.bodies import answer_body
+    from pnag.service.contract.bodies import answer_body
 
     generator = OnnxGenerator(_load(bundle))
     limits = Limits(macs_m, params_m, size_mb, peak_memory_mb)
@@ -116,7 +116,7 @@ def api_key(
     scope: Annotated[str, typer.Option(help="read, or admin for /admin too.")] = "read",
 ) -> None:
     """Make an API key: the key on stdout, the line for PNAG_API_KEYS on stderr."""
-    from pnag.service.security import ApiKey
+    from pnag.service.edge.security import ApiKey
 
     key, line = ApiKey.make(name, scope)
     typer.echo(line, err=True)
@@ -139,7 +139,7 @@ def bundle_show(
 @bundle_app.command("verify")
 def bundle_verify(folder: Annotated[Path, typer.Argument(help="Bundle folder.", show_default=False)]) -> None:
     """Check every hash and shape, and that the recorded answers come out the same."""
-    from pnag.service.loaded_bundle import open_bundle
+    from pnag.service.engine.loaded_bundle import open_bundle
 
     bundle = open_bundle(folder).bundle
     num_tests = len(bundle.manifest.get("self_test", ()))
@@ -156,7 +156,7 @@ def _load(folder: Path) -> "Bundle":
 def _predict(bundle: "Bundle", space: str, encoding: str) -> "PredictedBody":
     from pnag.models.errors import BundleError
     from pnag.models.runtime import OnnxGenerator
-    from pnag.service.bodies import predicted_body
+    from pnag.service.contract.bodies import predicted_body
 
     if bundle.space.name != space:
         raise BundleError(f"{bundle.name} is for search space {bundle.space.name}, not {space}; name that one")

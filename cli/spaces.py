@@ -37,7 +37,7 @@ def init(
     folder: Annotated[Path, typer.Argument(help="Where to; made if it is not there.", show_default=False)],
 ) -> None:
     """Write a commented search space and measurements to start from."""
-    from pnag.trainer.starting_project import write_project
+    from pnag.trainer.tabular.starting_project import write_project
 
     for path in write_project(folder):
         typer.echo(str(path))
@@ -52,7 +52,7 @@ def validate(
     as_json: JsonOption = False,
 ) -> None:
     """Check a search space and its records, and say everything that is wrong, with rows."""
-    from pnag.trainer.validate import validate as run
+    from pnag.trainer.checks.validate import validate as run
 
     report = run(space, records, candidates)
     if as_json:
@@ -79,8 +79,8 @@ def spaces_check(
     as_json: JsonOption = False,
 ) -> None:
     """Examine a search space: round trips, activity, cost sums; where it has layers, the network they build."""
-    from pnag.trainer.check_space import check_space
-    from pnag.trainer.space_file import load_space
+    from pnag.trainer.checks.space import check_space
+    from pnag.trainer.tabular.space_file import load_space
 
     results = check_space(load_space(name), seed)
     if as_json:

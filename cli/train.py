@@ -58,7 +58,7 @@ def train(
 ) -> None:
     """Train evaluator and generator, and write a verified bundle."""
     from pnag.trainer.progress import show_progress
-    from pnag.trainer.train import Identity, train_bundle
+    from pnag.trainer.train_bundle import Identity, train_bundle
 
     config = _config(recipe, seed, method, evaluator)
     identity = Identity(name or out.resolve().name, bundle_version, dataset)
@@ -84,7 +84,7 @@ def retarget(
     """Make a bundle for another device: the same evaluator, a new generator."""
     from pnag.models.bundle import Bundle
     from pnag.trainer.progress import show_progress
-    from pnag.trainer.train import retarget_bundle
+    from pnag.trainer.train_bundle import retarget_bundle
 
     config = _config(recipe, seed)
     with show_progress() as progress:

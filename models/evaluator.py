@@ -2,7 +2,7 @@
 
 Both predict y = -log(ceiling - accuracy): an error of .1 points matters more close to the ceiling than far below it,
 and y is close to normal. The ceiling is 1, or learned from records that crowd under a lower one. What is fitted lives
-in `trainer/train_evaluator.py`; here are the formulas, in numpy and as ONNX graphs that the service runs. Axis letters:
+in `trainer/evaluator/train.py`; here are the formulas, in numpy and as ONNX graphs that the service runs. Axis letters:
 N = architectures asked, M = architectures trained on, F = features, P = coordinates of an embedding.
 """
 

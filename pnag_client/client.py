@@ -4,7 +4,7 @@
         answer = pnag.generate(20)
         print(answer["architecture"]["encoding"], answer["predicted"]["latency_upper_ms"])
 
-Answers are the typed dictionaries of service/schemas.py, so an editor knows their fields. 429, 503 and connections that
+Answers are the typed dictionaries of `service.contract.schemas`: editors know them. 429, 503 and connections that
 fail are tried again, waiting 2^n times `backoff_s` (or what Retry-After says), each wait drawn anew so that many
 clients do not come back at once. To ask twice is harmless: the same question has the same answer.
 """
@@ -22,8 +22,8 @@ from typing import Any, Self, cast
 
 import httpx
 
-from pnag.service.explanations import ExplainBody
-from pnag.service.schemas import AnswerBody, BundleBody, CandidateBody, FrontBody, ProblemBody
+from pnag.service.contract.explanations import ExplainBody
+from pnag.service.contract.schemas import AnswerBody, BundleBody, CandidateBody, FrontBody, ProblemBody
 
 RETRIED = (429, 503)
 MAX_WAIT_S = 30.0

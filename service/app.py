@@ -11,20 +11,19 @@ from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pnag.service.answerer import Answerer
-from pnag.service.bounds import Patience, ReadBody
-from pnag.service.bundles import BundleStore
-from pnag.service.errors import add_handlers
-from pnag.service.front import Front
-from pnag.service.front_cache import FrontCache
-from pnag.service.hot_path import HotPath
+from pnag.service.contract.openapi import document_problems
+from pnag.service.contract.problems import add_handlers
+from pnag.service.edge.entry import Front
+from pnag.service.edge.hot_path import HotPath
+from pnag.service.edge.limits import Patience, ReadBody
+from pnag.service.edge.pareto_front_cache import FrontCache
+from pnag.service.edge.security import ApiKeys, Guard, needs_guard
+from pnag.service.engine.answerer import Answerer
+from pnag.service.engine.bundles import BundleStore
+from pnag.service.engine.loaded_bundle import LoadedBundle, open_bundle
+from pnag.service.engine.model_files import ModelFiles
 from pnag.service.lifecycle import Lifecycle
-from pnag.service.loaded_bundle import LoadedBundle, open_bundle
-from pnag.service.metrics import Metrics
-from pnag.service.model_files import ModelFiles
-from pnag.service.openapi import document_problems
 from pnag.service.reloader import Reloader
-from pnag.service.request_log import RequestLog
 from pnag.service.routes import (
     admin,
     architectures,
@@ -38,12 +37,13 @@ from pnag.service.routes import (
     model_files,
     page,
 )
-from pnag.service.security import ApiKeys, Guard, needs_guard
 from pnag.service.settings import Settings
+from pnag.service.telemetry.metrics import Metrics
+from pnag.service.telemetry.request_log import RequestLog
 from pnag.service.version import VERSION
 
 if TYPE_CHECKING:
-    from pnag.service.redis_cache import RedisCache
+    from pnag.service.engine.redis_cache import RedisCache
 
 DESCRIPTION = """A latency budget goes in, the best network that keeps it comes out.
 
@@ -154,6 +154,6 @@ def create_app(settings: Settings) -> Application:
 def _redis(settings: Settings, metrics: Metrics) -> "RedisCache | None":
     if not settings.redis_url:
         return None
-    from pnag.service.redis_cache import RedisCache  # 6 MB that a service without Redis need not hold
+    from pnag.service.engine.redis_cache import RedisCache  # 6 MB that a service without Redis need not hold
 
     return RedisCache(settings, metrics)

@@ -5,8 +5,8 @@ import asyncio
 import structlog
 
 from pnag.models.errors import PnagError
-from pnag.service.bundles import BundleStore, Reloaded
-from pnag.service.security import ApiKeys
+from pnag.service.edge.security import ApiKeys
+from pnag.service.engine.bundles import BundleStore, Reloaded
 
 log = structlog.get_logger("pnag.reload")
 

@@ -13,10 +13,10 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
-from pnag.service.logs import configure_logs
-from pnag.service.memory import give_back_memory, keep_memory_together
-from pnag.service.protocol import BoundedProtocol
+from pnag.service.edge.protocol import BoundedProtocol
+from pnag.service.engine.memory import give_back_memory, keep_memory_together
 from pnag.service.settings import Settings, SettingsError
+from pnag.service.telemetry.logs import configure_logs
 
 # On every answer. Here and not in a layer, because uvicorn checks each header of each answer, but these only once.
 SWITCH_INTERVAL_S = 0.001
@@ -45,7 +45,7 @@ def make_worker(settings: Settings) -> FastAPI:
     """The application of one process, with its bundles."""
     # Imported in the process that serves: the parent of several workers needs none of it.
     from pnag.service.app import create_app
-    from pnag.service.metrics import forget_dead_workers
+    from pnag.service.telemetry.metrics import forget_dead_workers
 
     configure_logs(settings)
     sys.setswitchinterval(SWITCH_INTERVAL_S)

@@ -9,8 +9,8 @@ import pytest
 import structlog
 from hypothesis import settings
 
-from pnag.service.logs import configure_logs
 from pnag.service.settings import Settings
+from pnag.service.telemetry.logs import configure_logs
 
 pytest_plugins = ["tests.fixtures.devices", "tests.fixtures.tiny_bundle", "tests.fixtures.training"]
 

@@ -13,10 +13,10 @@ import numpy as np
 from pnag.bench.search.problem import load_problem, take
 from pnag.models.costs import macs_cost
 from pnag.trainer.config import EvaluatorConfig, RankingConfig
-from pnag.trainer.pareto_rule import composite_score, pair_agreement
+from pnag.trainer.evaluator.dominance import composite_score, pair_agreement
+from pnag.trainer.evaluator.ranking import train_ranking_evaluator
+from pnag.trainer.evaluator.train import train_evaluator
 from pnag.trainer.progress import Progress
-from pnag.trainer.ranking_evaluator import train_ranking_evaluator
-from pnag.trainer.train_evaluator import train_evaluator
 
 _HELD_OUT, _MOST_HELD_OUT = 0.2, 300
 _NUM_BUDGETS = 10

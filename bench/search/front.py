@@ -21,9 +21,9 @@ from pnag.bench.search.methods import METHODS, NO_ANSWER, Run
 from pnag.bench.search.problem import Problem, best_of
 from pnag.models.files import to_json, write_atomic
 from pnag.models.pareto import hypervolume, pareto_front
-from pnag.trainer.archive import search_archive
 from pnag.trainer.config import ArchiveConfig, GeneratorConfig, TrainConfig
-from pnag.trainer.objective import Objective
+from pnag.trainer.generator.archive import search_archive
+from pnag.trainer.generator.objective import Objective
 from pnag.trainer.progress import Progress
 
 Floats = NDArray[np.float64]

@@ -30,14 +30,14 @@ from pnag.bench.search.problem import Problem, best_of
 from pnag.models.costs import macs_cost
 from pnag.models.generator import Generator
 from pnag.models.search_space import Tokens
-from pnag.trainer.archive import Archive, neighbours, search_archive
 from pnag.trainer.checkpoint import Checkpoint
 from pnag.trainer.config import ReinforceConfig, TrainConfig
-from pnag.trainer.objective import Objective, RememberingObjective
-from pnag.trainer.pareto_rule import composite_score
+from pnag.trainer.evaluator.dominance import composite_score
+from pnag.trainer.generator.archive import Archive, neighbours, search_archive
+from pnag.trainer.generator.objective import Objective, RememberingObjective
+from pnag.trainer.generator.reinforce import composite, reinforce
+from pnag.trainer.generator.train import sample, train_generator
 from pnag.trainer.progress import SILENT, Progress
-from pnag.trainer.reinforce import composite, reinforce
-from pnag.trainer.train_generator import sample, train_generator
 
 Floats = NDArray[np.float64]
 

@@ -18,13 +18,13 @@ from pnag.models.latency_table import LatencyTable
 from pnag.models.search_space import SearchSpace, Tokens
 from pnag.models.slack import SlackTable
 from pnag.models.spaces.registry import get_space
-from pnag.trainer.archive import cheapest, dearest
 from pnag.trainer.checkpoint import digest
 from pnag.trainer.config import EvaluatorConfig
-from pnag.trainer.objective import RememberingObjective
+from pnag.trainer.data.records import Records, options_seen, read_records
+from pnag.trainer.evaluator.train import train_evaluator
+from pnag.trainer.generator.archive import cheapest, dearest
+from pnag.trainer.generator.objective import RememberingObjective
 from pnag.trainer.progress import Progress
-from pnag.trainer.records import Records, options_seen, read_records
-from pnag.trainer.train_evaluator import train_evaluator
 
 Floats = NDArray[np.float64]
 

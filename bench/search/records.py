@@ -21,9 +21,9 @@ from pnag.models.features import ArchitectureFeatures
 from pnag.models.pareto import hypervolume, kendall_tau
 from pnag.models.search_space import SearchSpace, Tokens
 from pnag.trainer.config import EvaluatorConfig
+from pnag.trainer.evaluator.train import fit_gaussian_process
 from pnag.trainer.label.active import Labeller, label_all
 from pnag.trainer.progress import SILENT, Progress
-from pnag.trainer.train_evaluator import fit_gaussian_process
 
 Floats = NDArray[np.float64]
 

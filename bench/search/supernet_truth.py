@@ -14,7 +14,7 @@ from pnag.models.bundle import Bundle
 from pnag.models.errors import RecordsError
 from pnag.models.pareto import kendall_tau
 from pnag.models.runtime import OnnxGenerator, Query
-from pnag.trainer.records import Records, read_records
+from pnag.trainer.data.records import Records, read_records
 
 Floats = NDArray[np.float64]
 

@@ -26,7 +26,7 @@ IN_HASTE = {"max_waiting": 2, "max_batch_size": 2}
 """PNAG_MAX_WAITING and PNAG_MAX_BATCH_SIZE of an operator to whom an answer is worth something for 20 ms."""
 
 RECOVERY_S = 2.0
-"""After an overload; the service keeps its queue short for half of it (service/inference_queue.py)."""
+"""After an overload; the service keeps its queue short for half of it (service/engine/inference_queue.py)."""
 
 PER_S = 60.0
 """Requests under which things break; a fraction of what one worker can do."""

@@ -2,9 +2,9 @@
 
 from fastapi import APIRouter, Request
 
-from pnag.service.dependencies import ReloaderDep
-from pnag.service.routes.documented import problems
-from pnag.service.schemas import ReloadedBody
+from pnag.service.contract.documented import problems
+from pnag.service.contract.schemas import ReloadedBody
+from pnag.service.routes.dependencies import ReloaderDep
 
 PATIENCE_S = 300.0
 """A reload has its own time: cut off by the deadline of an answer, it would have been for nothing."""

@@ -6,12 +6,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from pnag.service.bodies import bundle_ref, candidate_body, links, to_json
-from pnag.service.dependencies import AnswererDep, BundlesDep, SettingsDep
-from pnag.service.errors import ConflictingFieldsError, check_count
-from pnag.service.json_route import JsonRoute
-from pnag.service.routes.documented import CSV, GET_ARCHITECTURE, JSON, LOOK_UP_AGAIN, problems
-from pnag.service.schemas import (
+from pnag.service.contract.bodies import bundle_ref, candidate_body, links, to_json
+from pnag.service.contract.documented import CSV, GET_ARCHITECTURE, JSON, LOOK_UP_AGAIN, problems
+from pnag.service.contract.json_body import JsonRoute
+from pnag.service.contract.problems import ConflictingFieldsError, check_count
+from pnag.service.contract.schemas import (
     ArchitectureAnswer,
     CandidateBody,
     FrontBody,
@@ -20,6 +19,7 @@ from pnag.service.schemas import (
     PredictOneBody,
     PredictRequest,
 )
+from pnag.service.routes.dependencies import AnswererDep, BundlesDep, SettingsDep
 
 router = APIRouter(tags=["architectures"], route_class=JsonRoute)
 

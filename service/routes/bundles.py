@@ -7,12 +7,12 @@ from typing import Any, cast
 from fastapi import APIRouter, Response
 
 from pnag.models.spaces.registry import get_space
-from pnag.service.bodies import to_json
-from pnag.service.bundles import Catalogue
-from pnag.service.dependencies import BundlesDep
-from pnag.service.loaded_bundle import LoadedBundle
-from pnag.service.routes.documented import JSON, problems
-from pnag.service.schemas import BundleBody, BundlesBody, SearchSpaceBody
+from pnag.service.contract.bodies import to_json
+from pnag.service.contract.documented import JSON, problems
+from pnag.service.contract.schemas import BundleBody, BundlesBody, SearchSpaceBody
+from pnag.service.engine.bundles import Catalogue
+from pnag.service.engine.loaded_bundle import LoadedBundle
+from pnag.service.routes.dependencies import BundlesDep
 
 router = APIRouter(tags=["bundles"])
 

@@ -6,14 +6,14 @@ from fastapi import APIRouter, Response
 
 from pnag.models.errors import InfeasibleBudgetError
 from pnag.models.explain import Explainer
-from pnag.service.answerer import infeasible, question
-from pnag.service.bodies import to_json
-from pnag.service.dependencies import BundlesDep
-from pnag.service.explanations import ExplainBody, explain_body
-from pnag.service.json_route import JsonRoute
-from pnag.service.loaded_bundle import LoadedBundle
-from pnag.service.routes.documented import JSON, problems
-from pnag.service.schemas import GenerateRequest
+from pnag.service.contract.bodies import to_json
+from pnag.service.contract.documented import JSON, problems
+from pnag.service.contract.explanations import ExplainBody, explain_body
+from pnag.service.contract.json_body import JsonRoute
+from pnag.service.contract.schemas import GenerateRequest
+from pnag.service.engine.answerer import infeasible, question
+from pnag.service.engine.loaded_bundle import LoadedBundle
+from pnag.service.routes.dependencies import BundlesDep
 
 router = APIRouter(tags=["generate"], route_class=JsonRoute)
 

@@ -12,14 +12,14 @@ from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
-from pnag.service.bodies import bundle_ref, to_json
-from pnag.service.dependencies import AnswererDep, BundlesDep
-from pnag.service.errors import ConflictingFieldsError, UnknownArchitectureError
-from pnag.service.feedback import Feedback, Report, Summary
-from pnag.service.json_route import JsonRoute
+from pnag.service.contract.bodies import bundle_ref, to_json
+from pnag.service.contract.documented import CSV, JSON, problems
+from pnag.service.contract.json_body import JsonRoute
+from pnag.service.contract.problems import ConflictingFieldsError, UnknownArchitectureError
+from pnag.service.contract.schemas import BundleName, BundleRef, Positive
+from pnag.service.feedback.summary import Feedback, Report, Summary
 from pnag.service.routes.architectures import prefers_csv
-from pnag.service.routes.documented import CSV, JSON, problems
-from pnag.service.schemas import BundleName, BundleRef, Positive
+from pnag.service.routes.dependencies import AnswererDep, BundlesDep
 
 MAX_DEVICES = 100
 """Listed one by one; devices name themselves, so there may be any number."""

@@ -4,12 +4,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from pnag.service.bodies import to_json
-from pnag.service.dependencies import AnswererDep, BundlesDep, ScopeDep, SettingsDep, TimeoutHeader
-from pnag.service.errors import ConflictingFieldsError, check_count, problem_of
-from pnag.service.json_route import JsonRoute
-from pnag.service.routes.documented import JSON, LOOK_UP_AGAIN, problems
-from pnag.service.schemas import AnswerBody, BatchBody, BatchRequest, GenerateQuery, GenerateRequest
+from pnag.service.contract.bodies import to_json
+from pnag.service.contract.documented import JSON, LOOK_UP_AGAIN, problems
+from pnag.service.contract.json_body import JsonRoute
+from pnag.service.contract.problems import ConflictingFieldsError, check_count, problem_of
+from pnag.service.contract.schemas import AnswerBody, BatchBody, BatchRequest, GenerateQuery, GenerateRequest
+from pnag.service.routes.dependencies import AnswererDep, BundlesDep, ScopeDep, SettingsDep, TimeoutHeader
 
 router = APIRouter(tags=["generate"], route_class=JsonRoute)
 
@@ -25,7 +25,7 @@ async def generate(
     _timeout_ms: TimeoutHeader = None,
 ) -> Response:
     """The most accurate network found that keeps the budget."""
-    # Most requests never come here: service/hot_path.py answers them in the same way.
+    # Most requests never come here: service/edge/hot_path.py answers them in the same way.
     if request is None:
         if query.budget_ms is None:
             raise ConflictingFieldsError("budget_ms", 'missing; send {"budget_ms": 20} as JSON, or ?budget_ms=20')

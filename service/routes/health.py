@@ -2,10 +2,10 @@
 
 from fastapi import APIRouter, Response
 
-from pnag.service.dependencies import BundlesDep, LifecycleDep, MetricsDep
-from pnag.service.errors import NotReadyError
-from pnag.service.routes.documented import problems
-from pnag.service.schemas import StatusBody
+from pnag.service.contract.documented import problems
+from pnag.service.contract.problems import NotReadyError
+from pnag.service.contract.schemas import StatusBody
+from pnag.service.routes.dependencies import BundlesDep, LifecycleDep, MetricsDep
 
 router = APIRouter(tags=["health"])
 

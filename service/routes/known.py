@@ -15,11 +15,11 @@ from typing_extensions import TypedDict
 
 from pnag.models.errors import BudgetError
 from pnag.models.latency_table import LatencyTable
-from pnag.service.bodies import bundle_ref, candidate_body, to_json
-from pnag.service.dependencies import BundlesDep
-from pnag.service.loaded_bundle import LoadedBundle
-from pnag.service.routes.documented import JSON, problems
-from pnag.service.schemas import BundleRef, CandidateBody
+from pnag.service.contract.bodies import bundle_ref, candidate_body, to_json
+from pnag.service.contract.documented import JSON, problems
+from pnag.service.contract.schemas import BundleRef, CandidateBody
+from pnag.service.engine.loaded_bundle import LoadedBundle
+from pnag.service.routes.dependencies import BundlesDep
 
 COVERAGES = (0.5, 0.8, 0.9, 0.95, 0.99)
 """Coverages worth offering to somebody who has none in mind, beside the bundle's own."""

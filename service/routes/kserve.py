@@ -9,11 +9,9 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from pnag.service.bundles import Catalogue
-from pnag.service.dependencies import AnswererDep, BundlesDep, LifecycleDep, SettingsDep
-from pnag.service.errors import NotReadyError, check_count
-from pnag.service.json_route import refuse_encoding
-from pnag.service.kserve import (
+from pnag.service.contract.documented import JSON, problems
+from pnag.service.contract.json_body import refuse_encoding
+from pnag.service.contract.open_inference import (
     HEADER_LENGTH,
     InferResponse,
     ModelMetadata,
@@ -23,8 +21,10 @@ from pnag.service.kserve import (
     tensors_metadata,
     write_response,
 )
-from pnag.service.loaded_bundle import LoadedBundle
-from pnag.service.routes.documented import JSON, problems
+from pnag.service.contract.problems import NotReadyError, check_count
+from pnag.service.engine.bundles import Catalogue
+from pnag.service.engine.loaded_bundle import LoadedBundle
+from pnag.service.routes.dependencies import AnswererDep, BundlesDep, LifecycleDep, SettingsDep
 from pnag.service.version import VERSION
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])

@@ -9,11 +9,11 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.responses import StreamingResponse
 
 from pnag.models.search_space import Architecture
-from pnag.service.dependencies import AnswererDep, BundlesDep, ModelFilesDep
-from pnag.service.errors import NoWeightsError
-from pnag.service.loaded_bundle import LoadedBundle
-from pnag.service.model_files import ModelFile
-from pnag.service.routes.documented import GET_MODEL, problems
+from pnag.service.contract.documented import GET_MODEL, problems
+from pnag.service.contract.problems import NoWeightsError
+from pnag.service.engine.loaded_bundle import LoadedBundle
+from pnag.service.engine.model_files import ModelFile
+from pnag.service.routes.dependencies import AnswererDep, BundlesDep, ModelFilesDep
 
 router = APIRouter(tags=["architectures"])
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pnag.service.security import ApiKeys
+from pnag.service.edge.security import ApiKeys
 from pnag.service.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pnag.service.feedback import Feedback
-from pnag.service.metrics import Metrics
+from pnag.service.feedback.summary import Feedback
 from pnag.service.settings import Settings
+from pnag.service.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy/prometheus"

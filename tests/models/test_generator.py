@@ -12,8 +12,8 @@ from pnag.models.runtime import NO_LIMIT
 from pnag.models.search_space import INACTIVE, SearchSpace
 from pnag.models.slack import SlackTable
 from pnag.models.spaces.registry import get_space
-from pnag.trainer.archive import cheapest
-from pnag.trainer.export_generator import export_generator, verify_generator
+from pnag.trainer.generator.archive import cheapest
+from pnag.trainer.generator.export import export_generator, verify_generator
 
 
 def _untrained(space: SearchSpace, seed: int = 0) -> tuple[Generator, LayerCost]:

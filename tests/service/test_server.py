@@ -22,7 +22,7 @@ from uvicorn.server import ServerState
 
 from pnag.models.bundle import Bundle
 from pnag.service.app import create_app
-from pnag.service.protocol import BoundedProtocol
+from pnag.service.edge.protocol import BoundedProtocol
 from pnag.service.settings import Settings
 
 ASK = b'{"budget_ms": 6}'

@@ -22,11 +22,11 @@ from pnag.models.features import ArchitectureFeatures
 from pnag.models.pareto import pareto_front
 from pnag.models.search_space import SearchSpace, Tokens
 from pnag.models.slack import SlackTable
-from pnag.trainer.archive import cheapest, dearest, search_archive
 from pnag.trainer.config import ArchiveConfig, EvaluatorConfig
-from pnag.trainer.objective import Objective
+from pnag.trainer.evaluator.train import fit_gaussian_process
+from pnag.trainer.generator.archive import cheapest, dearest, search_archive
+from pnag.trainer.generator.objective import Objective
 from pnag.trainer.progress import SILENT
-from pnag.trainer.train_evaluator import fit_gaussian_process
 
 Floats = NDArray[np.float64]
 

@@ -12,8 +12,8 @@ from pnag.models.files import write_atomic
 from pnag.models.latency_table import LatencyTable
 from pnag.models.search_space import SearchSpace
 from pnag.models.spaces.registry import get_space
+from pnag.trainer.data.records import read_records
 from pnag.trainer.label.active import Labeller
-from pnag.trainer.records import read_records
 
 COLUMNS = ("architecture", "top1_percent")
 

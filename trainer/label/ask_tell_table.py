@@ -10,7 +10,7 @@ from pnag.models.files import write_atomic
 from pnag.models.spaces.table_space import TableSpace
 from pnag.models.table_costs import Rows
 from pnag.trainer.label.active import Labeller
-from pnag.trainer.table_records import read_table, read_text, refuse_problems
+from pnag.trainer.tabular.records import read_table, read_text, refuse_problems
 
 REASON = "reason"
 

@@ -24,9 +24,9 @@ from pnag.models.search_space import SearchSpace, Tokens
 from pnag.models.spaces.registry import get_space
 from pnag.trainer.label.active import ENUMERABLE, NUM_STRATIFIED, STRATEGIES, Labeller
 from pnag.trainer.label.ask_tell import COLUMNS
-from pnag.trainer.label.score import ScoreConfig, Scorer
 from pnag.trainer.progress import SILENT, Progress
 from pnag.trainer.supernet.images import input_size, read_images
+from pnag.trainer.supernet.score import ScoreConfig, Scorer
 from pnag.trainer.supernet.weights_file import SupernetWeights
 
 Floats = NDArray[np.float64]

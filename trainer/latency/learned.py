@@ -32,9 +32,9 @@ from pnag.models.errors import RecordsError
 from pnag.models.latency_table import Device, LatencyTable, UpperBound
 from pnag.models.learned_latency import Correction, Kernel, LearnedLatency, Term
 from pnag.models.search_space import INACTIVE, SearchSpace, Tokens
+from pnag.trainer.data.records import Records, read_records
 from pnag.trainer.latency.fit import accuracy_figures
 from pnag.trainer.latency.networks import spread_pool
-from pnag.trainer.records import Records, read_records
 
 logger = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ from pnag.models.spaces.ofa_mobilenetv3 import (
     UNIT_HAS_SQUEEZE_EXCITE,
     OfaMobileNetV3,
 )
-from pnag.trainer.supernet.plain_network import LayerState, layer_module
+from pnag.trainer.networks.plain_network import LayerState, layer_module
 from pnag.trainer.supernet.supernet import Supernet
 
 SE_REDUCTION = 4

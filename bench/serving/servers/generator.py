@@ -10,7 +10,7 @@ from typing import Any
 
 from pnag.models.bundle import Bundle
 from pnag.models.runtime import OnnxGenerator, Query
-from pnag.service.bodies import answer_body
+from pnag.service.contract.bodies import answer_body
 
 
 class Generator:

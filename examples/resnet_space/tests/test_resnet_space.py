@@ -8,7 +8,7 @@ from resnet_space.space import ResNetCifar
 from pnag.models.costs import macs_cost, params_cost
 from pnag.models.search_space import SearchSpace
 from pnag.models.slack import SlackTable
-from pnag.trainer.check_space import check_space
+from pnag.trainer.checks.space import check_space
 from pnag.trainer.latency.graphs import INPUT, network_graph
 
 

@@ -15,8 +15,8 @@ from pnag.models.costs import LayerCost
 from pnag.models.slack import SlackTable
 from pnag.models.spaces.registry import get_space
 from pnag.trainer.config import GeneratorConfig, ReinforceConfig, TrainConfig
+from pnag.trainer.data.records import Records
 from pnag.trainer.progress import SILENT
-from pnag.trainer.records import Records
 
 SPACE = get_space("nas-bench-macro").restrict({f"layer{i}": ("identity", "mbconv_k3_e3") for i in (2, 4, 5, 7, 8)})
 COST = LayerCost(SPACE, lambda layer: layer.macs / 1e6)

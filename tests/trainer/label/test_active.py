@@ -13,10 +13,10 @@ from pnag.models.errors import RecordsError, TrainingError
 from pnag.models.features import ArchitectureFeatures
 from pnag.models.spaces.registry import get_space
 from pnag.trainer.config import EvaluatorConfig
+from pnag.trainer.evaluator.train import fit_gaussian_process
 from pnag.trainer.label.active import NUM_STRATIFIED, Labeller, label_all
 from pnag.trainer.label.ask_tell import ask, tell_measured
 from pnag.trainer.progress import SILENT
-from pnag.trainer.train_evaluator import fit_gaussian_process
 
 SPACE = get_space("nas-bench-macro")
 COST = LayerCost(SPACE, lambda layer: layer.macs / 1e6)

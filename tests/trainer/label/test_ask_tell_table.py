@@ -11,7 +11,7 @@ from pnag.models.errors import RecordsError
 from pnag.models.spaces.table_space import TableSpace
 from pnag.trainer.label.active import NUM_STRATIFIED
 from pnag.trainer.label.ask_tell_table import ask_table, tell_table
-from pnag.trainer.space_file import parse_space
+from pnag.trainer.tabular.space_file import parse_space
 
 SPACE = "name: s\ndecisions: {a: [p, q, r, s, t], b: [p, q, r, s, t], c: [x, y, z]}\n"
 

@@ -12,7 +12,7 @@ import pytest
 from pnag.models.errors import BudgetError, LatencyTableError, RecordsError
 from pnag.models.latency_table import LatencyTable
 from pnag.models.search_space import SearchSpace
-from pnag.service.feedback import Report
+from pnag.service.feedback.summary import Report
 from pnag.service.routes.feedback import reports_csv
 from pnag.trainer.latency import feedback
 from pnag.trainer.latency.fit import predict

@@ -1,0 +1,171 @@
+"""What devices in the field say they measured: kept, counted, and never used for an answer by itself.
+
+Whoever may ask may report, so a report is a claim. The last few thousand for each bundle are kept: in Redis where there
+is one (all replicas see the same), else in PNAG_FEEDBACK_FILE, else in this process; the metric outlives the last.
+"""
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Protocol
+
+from prometheus_client import Histogram
+
+from pnag.service.settings import Settings, SettingsError
+from pnag.service.telemetry.metrics import Metrics
+
+MAX_REPORTS = 5_000
+"""Kept for each bundle; older ones go."""
+
+MAX_BUNDLES = 50
+"""Whose reports are kept in this process; a version that nobody reports on any more makes room."""
+
+TIMEOUT_S = 1.0
+TTL_S = 90 * 86_400
+
+
+@dataclass(frozen=True)
+class Report:
+    """One network, measured by somebody."""
+
+    encoding: str
+    device: str
+    latency_ms: float
+    promised_ms: float
+    """The bound that the bundle gives for it, at its default coverage."""
+    reported_at: float
+    """Seconds since 1970."""
+
+    @property
+    def ratio(self) -> float:
+        """Measured over promised; above 1 the promise was broken."""
+        return self.latency_ms / self.promised_ms
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How well promises were kept, by the reports that are kept."""
+
+    num_reports: int
+    over_fraction: float | None
+    """Share of reports over the bound; None without reports."""
+    median_ratio: float | None
+
+    @classmethod
+    def of(cls, reports: Sequence[Report]) -> "Summary":
+        """Summary of some reports."""
+        if not reports:
+            return cls(0, None, None)
+        ratios = [report.ratio for report in reports]
+        return cls(len(ratios), sum(ratio > 1 for ratio in ratios) / len(ratios), median(ratios))
+
+
+class ReportStore(Protocol):
+    """Where reports are kept, by the digest of their bundle."""
+
+    async def add(self, digest: str, report: Report) -> None:
+        """Keep one more, and let the oldest go if there are too many."""
+
+    async def all(self, digest: str) -> list[Report]:
+        """Those that are kept, the newest first."""
+
+    async def close(self) -> None:
+        """Let go of what it holds."""
+
+
+class LocalReports:
+    """In SQLite, in this process's memory or in a file: bounded, indexed.
+
+    Raises:
+        SettingsError: if the file cannot be used.
+    """
+
+    def __init__(self, path: str = ":memory:", *, max_reports: int = MAX_REPORTS) -> None:
+        self._max_reports = max_reports
+        try:
+            self._database = sqlite3.connect(path, timeout=TIMEOUT_S, isolation_level=None, check_same_thread=False)
+            # Several workers may share a file; and a report does not wait for the disk, as it would without these two.
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = NORMAL")
+            self._database.execute(
+                "CREATE TABLE IF NOT EXISTS reports "
+                "(id INTEGER PRIMARY KEY, digest TEXT NOT NULL, report TEXT NOT NULL)"
+            )
+            self._database.execute("CREATE INDEX IF NOT EXISTS by_digest ON reports (digest, id)")
+        except sqlite3.Error as exc:
+            raise SettingsError(
+                f"PNAG_FEEDBACK_FILE: {path} cannot be used ({exc}); name a file in a folder that can be written to"
+            ) from None
+
+    async def add(self, digest: str, report: Report) -> None:
+        """Keep one more."""
+        self._database.execute(
+            "INSERT INTO reports (digest, report) VALUES (?, ?)", (digest, json.dumps(asdict(report)))
+        )
+        self._database.execute(
+            "DELETE FROM reports WHERE digest = ? AND id <= "
+            "(SELECT id FROM reports WHERE digest = ? ORDER BY id DESC LIMIT 1 OFFSET ?)",
+            (digest, digest, self._max_reports),
+        )
+        self._database.execute(
+            "DELETE FROM reports WHERE digest NOT IN "
+            "(SELECT digest FROM reports GROUP BY digest ORDER BY max(id) DESC LIMIT ?)",
+            (MAX_BUNDLES,),
+        )
+
+    async def all(self, digest: str) -> list[Report]:
+        """Those that are kept, the newest first."""
+        rows = self._database.execute("SELECT report FROM reports WHERE digest = ? ORDER BY id DESC", (digest,))
+        return [Report(**json.loads(text)) for (text,) in rows]
+
+    async def close(self) -> None:
+        """Forget everything, if it was in memory."""
+        self._database.close()
+
+
+class Feedback:
+    """Takes reports and tells of them."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._store = _store(settings)
+        self._ratio = Histogram(
+            "pnag_feedback_ratio",
+            "Networks measured in the field: measured latency as a share of the bundle's promised bound; over 1 the "
+            "promise was broken.",
+            ["bundle"],
+            buckets=(0.5, 0.7, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.25, 1.5, 2),
+            registry=metrics.registry,
+        )
+
+    async def add(self, bundle: str, digest: str, report: Report) -> None:
+        """Keep and count one report.
+
+        Raises:
+            NotReadyError: if it cannot be kept now; then it is not counted either.
+        """
+        await self._store.add(digest, report)
+        self._ratio.labels(bundle).observe(report.ratio)
+
+    async def all(self, digest: str) -> list[Report]:
+        """The reports on a bundle that are kept, the newest first.
+
+        Raises:
+            NotReadyError: if they cannot be read now.
+        """
+        return await self._store.all(digest)
+
+    async def close(self) -> None:
+        """Let go of the store."""
+        await self._store.close()
+
+
+def _store(settings: Settings) -> ReportStore:
+    if settings.redis_url is None:
+        return LocalReports(str(settings.feedback_file or ":memory:"))
+    from pnag.service.feedback.redis_store import (
+        SharedReports,  # redis-py is 6 MB that a service without Redis need not hold
+    )
+
+    return SharedReports(settings.redis_url.get_secret_value(), settings.redis_namespace)
