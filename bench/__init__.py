@@ -1,0 +1,1 @@
+"""Comparisons and benchmarks; runs from a checkout, never in the wheel."""

@@ -1,0 +1,1 @@
+"""The command line. Knows everything, and nothing knows it."""

@@ -102,7 +102,7 @@ def references(
 ) -> None:
     """Known networks beside ours, on your hardware: counts against published figures, and latency."""
     from pnag.bench.networks.time_references import check_references, references_markdown, time_references
-    from pnag.models.bundle import Bundle
+    from pnag.models.bundle.bundle import Bundle
     from pnag.models.files import to_json, write_atomic
     from pnag.trainer.progress import show_progress
 
@@ -163,10 +163,10 @@ def records(
 ) -> None:
     """How many networks must be measured: regret against records, actively chosen or at random."""
     from pnag.bench.search.records import SIZES, compare_labelling, draw_labelling, labelling_markdown
-    from pnag.models.costs import GroupedCost, LayerCost
+    from pnag.models.cost.additive import GroupedCost, LayerCost
+    from pnag.models.cost.latency_table import LatencyTable
     from pnag.models.files import to_json, write_atomic
-    from pnag.models.latency_table import LatencyTable
-    from pnag.models.spaces.registry import get_space
+    from pnag.models.space.registry import get_space
     from pnag.trainer.progress import show_progress
 
     space = get_space("nas-bench-macro")
@@ -205,7 +205,7 @@ def latency(
 ) -> None:
     """Build answers as networks, time them here, and count the budgets they break."""
     from pnag.bench.networks.answers import ask, figures, measure_answers
-    from pnag.models.bundle import Bundle
+    from pnag.models.bundle.bundle import Bundle
     from pnag.trainer.progress import show_progress
 
     loaded = Bundle.load(bundle)

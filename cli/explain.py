@@ -20,9 +20,9 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Why a budget gets its network: what binds, the price of .1 % more, alternatives, how new it is."""
-    from pnag.models.bundle import Bundle
-    from pnag.models.explain import Explainer
-    from pnag.models.runtime import Limits, OnnxGenerator, Query
+    from pnag.models.answer.explain import Explainer
+    from pnag.models.answer.runtime import Limits, OnnxGenerator, Query
+    from pnag.models.bundle.bundle import Bundle
     from pnag.service.contract.explanations import explain_body, explain_lines
 
     loaded = Bundle.load(bundle)

@@ -104,7 +104,7 @@ def _measure(
 ) -> None:  # fmt: skip
     import time
 
-    from pnag.models.spaces.registry import get_space
+    from pnag.models.space.registry import get_space
     from pnag.trainer.label.ask_tell import cost_of
     from pnag.trainer.label.cluster import run_on_cluster
     from pnag.trainer.label.measure import measure_labels, run_here

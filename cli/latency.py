@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from pnag.models.latency_table import LatencyTable, NetworkLatency
-    from pnag.models.search_space import SearchSpace
+    from pnag.models.cost.latency_table import LatencyTable, NetworkLatency
+    from pnag.models.space.search_space import SearchSpace
     from pnag.trainer.latency.kit_script import Progress, Setup
 
 app = typer.Typer(
@@ -70,8 +70,8 @@ def measure(
     as_json: JsonOption = False,
 ) -> None:
     """Time every distinct layer of a search space on this machine and write its latency table."""
+    from pnag.models.cost.latency_table import LatencyTable
     from pnag.models.errors import LatencyTableError
-    from pnag.models.latency_table import LatencyTable
     from pnag.trainer.latency import kit_script
     from pnag.trainer.latency import measure as measuring
 
@@ -175,7 +175,7 @@ def fit(
         return
     from dataclasses import replace
 
-    from pnag.models.latency_table import LatencyTable, UpperBound
+    from pnag.models.cost.latency_table import LatencyTable, UpperBound
     from pnag.trainer.latency import fit as fitting
 
     table = LatencyTable.load(latency_table)
@@ -214,8 +214,8 @@ def _fit_feedback(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    from pnag.models.latency_table import LatencyTable
-    from pnag.models.spaces.registry import get_space
+    from pnag.models.cost.latency_table import LatencyTable
+    from pnag.models.space.registry import get_space
     from pnag.trainer.latency import feedback as field
     from pnag.trainer.latency import fit as fitting
 
@@ -258,8 +258,8 @@ def _learn(
 ) -> None:
     from dataclasses import replace
 
-    from pnag.models.latency_table import LatencyTable, UpperBound
-    from pnag.models.spaces.registry import get_space
+    from pnag.models.cost.latency_table import LatencyTable, UpperBound
+    from pnag.models.space.registry import get_space
     from pnag.trainer.latency import fit as fitting
     from pnag.trainer.latency import learned
     from pnag.trainer.progress import show_progress
@@ -313,7 +313,7 @@ def check(
     """Measure networks that had no part in the fit and compare; the figures go into the table."""
     from dataclasses import replace
 
-    from pnag.models.latency_table import LatencyTable
+    from pnag.models.cost.latency_table import LatencyTable
     from pnag.trainer.latency import fit as fitting
 
     table = LatencyTable.load(latency_table)
@@ -490,9 +490,9 @@ def drift(
     """Measure a handful of layers again and say whether the table still holds (exit 1 if not); goes into the table."""
     from dataclasses import replace
 
+    from pnag.models.cost.latency_table import LatencyTable
     from pnag.models.errors import LatencyTableError
-    from pnag.models.latency_table import LatencyTable
-    from pnag.models.spaces.registry import get_space
+    from pnag.models.space.registry import get_space
     from pnag.trainer.latency import drift as drifting
     from pnag.trainer.latency import fit as fitting
     from pnag.trainer.latency import kit_script
@@ -537,8 +537,8 @@ def predict(
 
     The upper figure stays empty where the table has no bound.
     """
-    from pnag.models.latency_table import LatencyTable
-    from pnag.models.spaces.registry import get_space
+    from pnag.models.cost.latency_table import LatencyTable
+    from pnag.models.space.registry import get_space
     from pnag.trainer.data.records import read_records
 
     table = LatencyTable.load(latency_table)
@@ -569,7 +569,7 @@ def predict(
 def _space(name: str, only: list[str] | None) -> "SearchSpace":
     """The search space, restricted to what `--only decision=option,option` says."""
     from pnag.models.errors import SearchSpaceError
-    from pnag.models.spaces.registry import get_space
+    from pnag.models.space.registry import get_space
 
     space = get_space(name)
     kept: dict[str, list[Any]] = {}

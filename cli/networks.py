@@ -38,7 +38,7 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """A network that runs: sliced from the weights, batch norm recalibrated and folded, compared with torch."""
-    from pnag.models.bundle import Bundle
+    from pnag.models.bundle.bundle import Bundle
 
     loaded = Bundle.load(bundle)
     if into_bundle:
@@ -63,10 +63,10 @@ def _export_one(
 ) -> dict[str, Any]:
     import torch
 
+    from pnag.models.answer.exported_network import build_network, describe_network
+    from pnag.models.answer.runtime import OnnxGenerator
     from pnag.models.errors import WeightsError
-    from pnag.models.exported_network import build_network, describe_network
     from pnag.models.files import write_atomic
-    from pnag.models.runtime import OnnxGenerator
     from pnag.trainer.networks import export
 
     torch.set_num_threads(1)
@@ -94,7 +94,7 @@ def _export_one(
 def _fill_bundle(folder: Path, bundle: Any, weights: Path, images: Path | None) -> dict[str, Any]:
     import torch
 
-    from pnag.models.bundle import WEIGHTS
+    from pnag.models.bundle.bundle import WEIGHTS
     from pnag.trainer.networks import export
     from pnag.trainer.progress import show_progress
 
@@ -127,9 +127,9 @@ def try_(
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     from pnag.models.errors import WeightsError
+    from pnag.trainer.data.images import read_images
     from pnag.trainer.networks import export
     from pnag.trainer.networks.try_network import try_network
-    from pnag.trainer.supernet.images import read_images
 
     try:
         content = network.read_bytes()
@@ -165,10 +165,10 @@ def finetune(
     """Train one network further on your images, its supernet's widest network teaching; goes on where --out stopped."""
     import torch
 
-    from pnag.models.bundle import Bundle
-    from pnag.models.exported_network import describe_network
+    from pnag.models.answer.exported_network import describe_network
+    from pnag.models.answer.runtime import OnnxGenerator
+    from pnag.models.bundle.bundle import Bundle
     from pnag.models.files import write_atomic
-    from pnag.models.runtime import OnnxGenerator
     from pnag.trainer.networks import export
     from pnag.trainer.networks.finetune import FinetuneConfig
     from pnag.trainer.networks.finetune import finetune as train_further

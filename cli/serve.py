@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from pnag.models.bundle import Bundle
+    from pnag.models.bundle.bundle import Bundle
     from pnag.service.contract.schemas import PredictedBody
 
 app = typer.Typer(no_args_is_help=True)
@@ -50,7 +50,7 @@ def generate(
     as_json: JsonOption = False,
 ) -> None:
     """Answer one budget without a server."""
-    from pnag.models.runtime import Limits, OnnxGenerator, Query
+    from pnag.models.answer.runtime import Limits, OnnxGenerator, Query
     from pnag.service.contract.bodies import answer_body
 
     generator = OnnxGenerator(_load(bundle))
@@ -73,7 +73,7 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """MACs, parameters and layers of one architecture; with a bundle, its predicted accuracy and latency too."""
-    from pnag.models.spaces.registry import get_space
+    from pnag.models.space.registry import get_space
 
     loaded = None if bundle is None else _load(bundle)
     # A space from somebody's YAML file is known to its bundles alone.
@@ -148,14 +148,14 @@ def bundle_verify(folder: Annotated[Path, typer.Argument(help="Bundle folder.", 
 
 
 def _load(folder: Path) -> "Bundle":
-    from pnag.models.bundle import Bundle
+    from pnag.models.bundle.bundle import Bundle
 
     return Bundle.load(folder)
 
 
 def _predict(bundle: "Bundle", space: str, encoding: str) -> "PredictedBody":
+    from pnag.models.answer.runtime import OnnxGenerator
     from pnag.models.errors import BundleError
-    from pnag.models.runtime import OnnxGenerator
     from pnag.service.contract.bodies import predicted_body
 
     if bundle.space.name != space:

@@ -17,7 +17,7 @@ def spaces(context: typer.Context, as_json: JsonOption = False) -> None:
     """The search spaces that can be named; `pnag spaces check NAME` examines one."""
     if context.invoked_subcommand is not None:
         return
-    from pnag.models.spaces.registry import get_space, space_names
+    from pnag.models.space.registry import get_space, space_names
 
     listed = [(name, get_space(name)) for name in space_names()]
     if as_json:

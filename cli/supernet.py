@@ -49,10 +49,10 @@ def train(
     """
     import torch
 
-    from pnag.models.spaces.registry import get_space
+    from pnag.models.space.registry import get_space
+    from pnag.trainer.data.images import input_size, read_images
     from pnag.trainer.progress import show_progress
     from pnag.trainer.supernet.distributed import Group
-    from pnag.trainer.supernet.images import input_size, read_images
     from pnag.trainer.supernet.train_supernet import PROGRESSIVE, WEIGHTS, SupernetConfig, train_supernet
 
     if threads is not None:
@@ -92,7 +92,7 @@ def check(
 ) -> None:
     """Where the truth is known: how well labels rank architectures, and what the bundle's answers lose."""
     from pnag.bench.search.supernet_truth import compare_with_truth
-    from pnag.models.bundle import Bundle
+    from pnag.models.bundle.bundle import Bundle
 
     result = compare_with_truth(Bundle.load(bundle), records, truth, out, budgets)
     if as_json:

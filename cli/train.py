@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from pnag.models.bundle import Bundle
+    from pnag.models.bundle.bundle import Bundle
     from pnag.trainer.config import TrainConfig
 
 app = typer.Typer()
@@ -82,7 +82,7 @@ def retarget(
     as_json: _Json = False,
 ) -> None:
     """Make a bundle for another device: the same evaluator, a new generator."""
-    from pnag.models.bundle import Bundle
+    from pnag.models.bundle.bundle import Bundle
     from pnag.trainer.progress import show_progress
     from pnag.trainer.train_bundle import retarget_bundle
 

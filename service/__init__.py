@@ -1,0 +1,1 @@
+"""HTTP in, HTTP out, no maths; never imports torch or the trainer."""

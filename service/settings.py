@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from pnag.models.answer.runtime import DEFAULT_NUM_CANDIDATES
 from pnag.models.errors import PnagError
-from pnag.models.runtime import DEFAULT_NUM_CANDIDATES
 
 ENV_PREFIX = "PNAG_"
 

@@ -12,7 +12,7 @@ from hypothesis import settings
 from pnag.service.settings import Settings
 from pnag.service.telemetry.logs import configure_logs
 
-pytest_plugins = ["tests.fixtures.devices", "tests.fixtures.tiny_bundle", "tests.fixtures.training"]
+pytest_plugins = [f"tests.fixtures.{name}" for name in ("devices", "supernet", "tiny_bundle", "training")]
 
 # A busy host is no failure; the timeout in pyproject.toml ends what hangs.
 settings.register_profile("pnag", deadline=None)

@@ -1,0 +1,1 @@
+"""Offline: measures, trains, checks; reads files and writes files. Knows nothing of the service."""

@@ -21,18 +21,26 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from pnag.models.bundle import EVALUATOR, GENERATOR, LATENCY_TABLE, PARETO_FRONT, TABLE_COSTS, Bundle, write_bundle
+from pnag.models.accuracy.features import ArchitectureFeatures
+from pnag.models.answer.runtime import COSTS, DEFAULT_NUM_CANDIDATES, OnnxGenerator, Query, run_evaluator
+from pnag.models.bundle.bundle import (
+    EVALUATOR,
+    GENERATOR,
+    LATENCY_TABLE,
+    PARETO_FRONT,
+    TABLE_COSTS,
+    Bundle,
+    write_bundle,
+)
+from pnag.models.cost.latency_table import LatencyTable
+from pnag.models.cost.slack import SlackTable
+from pnag.models.cost.tabular import NetworkCosts, TableCosts
 from pnag.models.errors import TrainingError
-from pnag.models.features import ArchitectureFeatures
 from pnag.models.files import to_json
-from pnag.models.generator import Generator
-from pnag.models.latency_table import LatencyTable
 from pnag.models.pareto import hypervolume
-from pnag.models.runtime import COSTS, DEFAULT_NUM_CANDIDATES, OnnxGenerator, Query, run_evaluator
-from pnag.models.search_space import SearchSpace, Tokens
-from pnag.models.slack import SlackTable
-from pnag.models.spaces.table_space import TableSpace
-from pnag.models.table_costs import NetworkCosts, TableCosts
+from pnag.models.policy.generator import Generator
+from pnag.models.space.search_space import SearchSpace, Tokens
+from pnag.models.space.tabular import TableSpace
 from pnag.trainer.config import TrainConfig
 from pnag.trainer.data.records import Records, options_seen, read_records
 from pnag.trainer.data.references import read_references

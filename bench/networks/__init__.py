@@ -1,0 +1,1 @@
+"""Published networks as graphs, timed beside what a bundle answers."""

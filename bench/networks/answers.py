@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from pnag.models.bundle import Bundle
+from pnag.models.answer.runtime import Answer, OnnxGenerator, Query
+from pnag.models.bundle.bundle import Bundle
 from pnag.models.errors import LatencyTableError
-from pnag.models.runtime import Answer, OnnxGenerator, Query
 from pnag.trainer.latency.fit import accuracy_figures, network_latency
 from pnag.trainer.latency.kit_script import Plan, Progress, Setup, describe_device
 from pnag.trainer.latency.measure import Measurements, measure

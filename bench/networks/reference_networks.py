@@ -2,7 +2,7 @@
 
 Written apart from the search spaces, so that the counts can be checked against published figures and against ours. As
 in a deployed network, batch norm is folded into its convolution; as in the papers, its scale and shift are parameters.
-Weights are random: latency does not depend on them. What is counted is what `models/layers.py` counts.
+Weights are random: latency does not depend on them. What is counted is what `models/space/layers.py` counts.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from pnag.models.layers import make_divisible
-from pnag.models.network_graph import IR_VERSION, OPSET
-from pnag.models.spaces.registry import get_space
+from pnag.models.onnx.network_graph import IR_VERSION, OPSET
+from pnag.models.space.layers import make_divisible
+from pnag.models.space.registry import get_space
 from pnag.trainer.latency.graphs import network_graph
 
 Activation = Literal["none", "relu", "h_swish", "swish"]

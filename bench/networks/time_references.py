@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pnag.bench.networks.reference_networks import REFERENCE_NETWORKS, RESOLUTION, ReferenceNetwork
-from pnag.models.bundle import Bundle
+from pnag.models.bundle.bundle import Bundle
 from pnag.trainer.latency import graphs, kit_script
 from pnag.trainer.latency.kit_script import HostLoad, Item, Plan, Sample, Setup
 

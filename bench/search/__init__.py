@@ -1,0 +1,1 @@
+"""Search methods beside ours, over the same records and budgets."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pnag.bench.search.problem import load_problem, take
-from pnag.models.costs import macs_cost
+from pnag.models.cost.additive import macs_cost
 from pnag.trainer.config import EvaluatorConfig, RankingConfig
 from pnag.trainer.evaluator.dominance import composite_score, pair_agreement
 from pnag.trainer.evaluator.ranking import train_ranking_evaluator

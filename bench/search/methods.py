@@ -27,9 +27,9 @@ from pnag.bench.search.official import (
     OfficialController,
 )
 from pnag.bench.search.problem import Problem, best_of
-from pnag.models.costs import macs_cost
-from pnag.models.generator import Generator
-from pnag.models.search_space import Tokens
+from pnag.models.cost.additive import macs_cost
+from pnag.models.policy.generator import Generator
+from pnag.models.space.search_space import Tokens
 from pnag.trainer.checkpoint import Checkpoint
 from pnag.trainer.config import ReinforceConfig, TrainConfig
 from pnag.trainer.evaluator.dominance import composite_score

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pnag.models.search_space import SearchSpace, Tokens
+from pnag.models.space.search_space import SearchSpace, Tokens
 
 Floats = NDArray[np.float64]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from pnag.bench.search.front import Answers
 from pnag.bench.search.problem import Problem
-from pnag.models.costs import macs_cost, params_cost
+from pnag.models.cost.additive import macs_cost, params_cost
 
 OUR_METHODS = ("evo", "nas-mo", "elite-imitation")
 _PLACES = (0.1, 0.3, 0.5, 0.7, 0.9)

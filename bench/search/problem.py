@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pnag.models.costs import GroupedCost, LayerCost, macs_cost
+from pnag.models.cost.additive import GroupedCost, LayerCost, macs_cost
+from pnag.models.cost.latency_table import LatencyTable
+from pnag.models.cost.slack import SlackTable
 from pnag.models.errors import RecordsError, TrainingError
-from pnag.models.latency_table import LatencyTable
-from pnag.models.search_space import SearchSpace, Tokens
-from pnag.models.slack import SlackTable
-from pnag.models.spaces.registry import get_space
+from pnag.models.space.registry import get_space
+from pnag.models.space.search_space import SearchSpace, Tokens
 from pnag.trainer.checkpoint import digest
 from pnag.trainer.config import EvaluatorConfig
 from pnag.trainer.data.records import Records, options_seen, read_records

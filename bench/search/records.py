@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pnag.bench.search.problem import best_of
-from pnag.models.costs import GroupedCost
+from pnag.models.accuracy.features import ArchitectureFeatures
+from pnag.models.cost.additive import GroupedCost
 from pnag.models.errors import RecordsError
-from pnag.models.features import ArchitectureFeatures
 from pnag.models.pareto import hypervolume, kendall_tau
-from pnag.models.search_space import SearchSpace, Tokens
+from pnag.models.space.search_space import SearchSpace, Tokens
 from pnag.trainer.config import EvaluatorConfig
 from pnag.trainer.evaluator.train import fit_gaussian_process
 from pnag.trainer.label.active import Labeller, label_all

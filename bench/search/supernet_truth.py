@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pnag.bench.search.problem import best_of
-from pnag.models.bundle import Bundle
+from pnag.models.answer.runtime import OnnxGenerator, Query
+from pnag.models.bundle.bundle import Bundle
 from pnag.models.errors import RecordsError
 from pnag.models.pareto import kendall_tau
-from pnag.models.runtime import OnnxGenerator, Query
 from pnag.trainer.data.records import Records, read_records
 
 Floats = NDArray[np.float64]

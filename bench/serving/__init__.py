@@ -1,0 +1,1 @@
+"""The running service: speed beside other servers, faults, soak."""

@@ -26,7 +26,7 @@ import psutil
 
 from pnag.bench.serving.contenders import SERVERS, Contender, contenders, environment_of, start, version_of
 from pnag.bench.serving.running_service import RunningService
-from pnag.models.bundle import Bundle
+from pnag.models.bundle.bundle import Bundle
 from pnag.models.errors import PnagError
 from pnag.trainer.latency.kit_script import processor_name
 from pnag.trainer.progress import Progress

@@ -18,7 +18,7 @@ from typing import Any
 from pnag.bench.serving.load import Asked, Request, ask_in_turn, offer, percentile_ms
 from pnag.bench.serving.running_service import NotRunningError, RunningService, free_port
 from pnag.bench.serving.soak import mixed_requests
-from pnag.models.bundle import MANIFEST, Bundle
+from pnag.models.bundle.bundle import MANIFEST, Bundle
 from pnag.models.files import to_json
 from pnag.trainer.progress import Progress
 

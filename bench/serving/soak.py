@@ -20,7 +20,7 @@ import numpy as np
 
 from pnag.bench.serving.load import Request, offer, percentile_ms, request
 from pnag.bench.serving.running_service import RunningService
-from pnag.models.bundle import MANIFEST, Bundle
+from pnag.models.bundle.bundle import MANIFEST, Bundle
 from pnag.trainer.progress import Progress
 
 RELOAD_EVERY_S = 10.0

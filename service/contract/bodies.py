@@ -9,10 +9,10 @@ from weakref import WeakKeyDictionary
 
 import orjson
 
-from pnag.models.bundle import Bundle
-from pnag.models.recent import Recent
-from pnag.models.runtime import Answer, Candidate, Prediction
-from pnag.models.search_space import Architecture, SearchSpace
+from pnag.models.answer.recent import Recent
+from pnag.models.answer.runtime import Answer, Candidate, Prediction
+from pnag.models.bundle.bundle import Bundle
+from pnag.models.space.search_space import Architecture, SearchSpace
 from pnag.service.contract.schemas import AnswerBody, ArchitectureBody, BundleRef, CandidateBody, Links, PredictedBody
 
 REMEMBERED_BODIES = 4000

@@ -6,9 +6,9 @@ from typing import NotRequired
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
-from pnag.models.bundle import Bundle
-from pnag.models.explain import Explanation, Step, habits_by_part
-from pnag.models.search_space import SearchSpace
+from pnag.models.answer.explain import Explanation, Step, habits_by_part
+from pnag.models.bundle.bundle import Bundle
+from pnag.models.space.search_space import SearchSpace
 from pnag.service.contract.bodies import answer_body, candidate_body
 from pnag.service.contract.schemas import AnswerBody, CandidateBody
 

@@ -1,0 +1,1 @@
+"""Before the framework: connections, limits, keys, and answers that need no route."""

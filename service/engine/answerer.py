@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from cachetools import LRUCache
 
+from pnag.models.answer.runtime import Limits, Query
 from pnag.models.errors import InfeasibleBudgetError, PnagError
-from pnag.models.runtime import Limits, Query
-from pnag.models.search_space import Architecture
+from pnag.models.space.search_space import Architecture
 from pnag.service.contract.bodies import answer_body, architecture_body, to_json
 from pnag.service.contract.problems import InfeasibleError, UnknownArchitectureError
 from pnag.service.contract.schemas import Conditions, GenerateRequest

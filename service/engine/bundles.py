@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from pnag.models.bundle import MANIFEST
+from pnag.models.bundle.bundle import MANIFEST
 from pnag.models.errors import BundleError, PnagError, UnknownBundleError
 from pnag.service.contract.problems import BundleRequiredError
 from pnag.service.engine.loaded_bundle import LoadedBundle

@@ -9,10 +9,10 @@ from typing import TypeVar
 
 from cachetools import LRUCache
 
-from pnag.models.bundle import Bundle
+from pnag.models.answer.runtime import Answer, OnnxGenerator, Query
+from pnag.models.bundle.bundle import Bundle
 from pnag.models.errors import BudgetError, BundleError, InfeasibleBudgetError
-from pnag.models.runtime import Answer, OnnxGenerator, Query
-from pnag.models.search_space import Architecture
+from pnag.models.space.search_space import Architecture
 from pnag.service.contract.problems import OverloadedError
 from pnag.service.engine.inference_queue import InferenceQueue
 from pnag.service.settings import Settings

@@ -16,8 +16,8 @@ from typing import BinaryIO
 
 import structlog
 
+from pnag.models.answer.exported_network import build_network
 from pnag.models.errors import BundleError
-from pnag.models.exported_network import build_network
 from pnag.models.files import write_atomic
 from pnag.service.contract.problems import NotReadyError
 from pnag.service.engine.loaded_bundle import LoadedBundle

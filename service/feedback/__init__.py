@@ -1,0 +1,1 @@
+"""What devices in the field report, kept and summed up."""

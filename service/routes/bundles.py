@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from fastapi import APIRouter, Response
 
-from pnag.models.spaces.registry import get_space
+from pnag.models.space.registry import get_space
 from pnag.service.contract.bodies import to_json
 from pnag.service.contract.documented import JSON, problems
 from pnag.service.contract.schemas import BundleBody, BundlesBody, SearchSpaceBody

@@ -4,8 +4,8 @@ from weakref import WeakKeyDictionary
 
 from fastapi import APIRouter, Response
 
+from pnag.models.answer.explain import Explainer
 from pnag.models.errors import InfeasibleBudgetError
-from pnag.models.explain import Explainer
 from pnag.service.contract.bodies import to_json
 from pnag.service.contract.documented import JSON, problems
 from pnag.service.contract.explanations import ExplainBody, explain_body

@@ -13,8 +13,8 @@ import numpy as np
 from fastapi import APIRouter, Path, Request, Response
 from typing_extensions import TypedDict
 
+from pnag.models.cost.latency_table import LatencyTable
 from pnag.models.errors import BudgetError
-from pnag.models.latency_table import LatencyTable
 from pnag.service.contract.bodies import bundle_ref, candidate_body, to_json
 from pnag.service.contract.documented import JSON, problems
 from pnag.service.contract.schemas import BundleRef, CandidateBody

@@ -8,7 +8,7 @@ import anyio
 from fastapi import APIRouter, Query, Request, Response
 from starlette.responses import StreamingResponse
 
-from pnag.models.search_space import Architecture
+from pnag.models.space.search_space import Architecture
 from pnag.service.contract.documented import GET_MODEL, problems
 from pnag.service.contract.problems import NoWeightsError
 from pnag.service.engine.loaded_bundle import LoadedBundle

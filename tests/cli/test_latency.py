@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from pnag.cli import main as cli
-from pnag.models.latency_table import LatencyTable
-from pnag.models.search_space import SearchSpace
+from pnag.models.cost.latency_table import LatencyTable
+from pnag.models.space.search_space import SearchSpace
 from pnag.trainer.latency import kit_script
 
 NARROW = [word for i in range(3, 9) for word in ("--only", f"layer{i}=identity")]

@@ -20,7 +20,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from pnag.models.bundle import Bundle
+from pnag.models.bundle.bundle import Bundle
 from pnag.service.app import create_app
 from pnag.service.edge.protocol import BoundedProtocol
 from pnag.service.settings import Settings

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from pnag.cli import main as cli
-from pnag.models.bundle import EVALUATOR, GENERATOR, LATENCY_TABLE, MANIFEST, Bundle
+from pnag.models.answer.runtime import OnnxGenerator, Query
+from pnag.models.bundle.bundle import EVALUATOR, GENERATOR, LATENCY_TABLE, MANIFEST, Bundle
 from pnag.models.errors import LatencyTableError, MissingLayerError, RecordsError, TrainingError
-from pnag.models.runtime import OnnxGenerator, Query
 from pnag.trainer.progress import show_progress
 from pnag.trainer.recipes import quick
 from pnag.trainer.train_bundle import Identity, retarget_bundle, train_bundle

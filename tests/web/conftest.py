@@ -20,10 +20,10 @@ from typing import Any
 
 import pytest
 
-from pnag.models.bundle import LATENCY_TABLE, PARETO_FRONT, Bundle, write_bundle
+from pnag.models.bundle.bundle import LATENCY_TABLE, PARETO_FRONT, Bundle, write_bundle
+from pnag.models.cost.latency_table import UpperBound
 from pnag.models.files import to_json
-from pnag.models.latency_table import UpperBound
-from pnag.models.metric import Metric
+from pnag.models.space.metric import Metric
 from tests.fixtures.tiny_bundle import write_tiny_bundle
 
 ROOT = Path(__file__).parents[2]

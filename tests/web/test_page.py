@@ -16,7 +16,7 @@ import onnx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
-from pnag.models.metric import Metric
+from pnag.models.space.metric import Metric
 
 Service = Any
 """Of conftest.py, which cannot be imported by name."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pnag.models.bundle import Bundle
+from pnag.models.bundle.bundle import Bundle
 from pnag.service.routes.page import INDEX, MEDIA_TYPES, WEB, site
 
 Service = Any

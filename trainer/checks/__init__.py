@@ -1,0 +1,1 @@
+"""Is a space, a file of records, an exported network what it says it is?"""

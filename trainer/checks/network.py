@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from pnag.models.layers import Layer
+from pnag.models.space.layers import Layer
 from pnag.trainer.latency.graphs import INPUT, chain_graph
 
 

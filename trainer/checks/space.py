@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pnag.models.costs import macs_cost, params_cost
+from pnag.models.cost.additive import macs_cost, params_cost
 from pnag.models.errors import EncodingError
-from pnag.models.search_space import INACTIVE, SearchSpace, Tokens
-from pnag.models.spaces.registry import space_from_dict
+from pnag.models.space.registry import space_from_dict
+from pnag.models.space.search_space import INACTIVE, SearchSpace, Tokens
 
 NUM_SAMPLES = 64
 NUM_BUILT = 3

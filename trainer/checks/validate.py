@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pnag.models.errors import PnagError
-from pnag.models.spaces.table_space import TableSpace, shown
+from pnag.models.space.tabular import TableSpace, shown
 from pnag.trainer.config import EvaluatorConfig
 from pnag.trainer.data.records import options_seen, read_records
 from pnag.trainer.tabular.costs import learn_cost

@@ -1,0 +1,1 @@
+"""What training reads of spaces with layers: records, references, images."""

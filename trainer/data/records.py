@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pnag.models.errors import EncodingError, RecordsError
-from pnag.models.search_space import Option, SearchSpace, Tokens
+from pnag.models.space.search_space import Option, SearchSpace, Tokens
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pnag.models.errors import RecordsError
-from pnag.models.search_space import SearchSpace, Tokens
+from pnag.models.space.search_space import SearchSpace, Tokens
 from pnag.trainer.data.records import decode_column, read_frame
 
 

@@ -1,0 +1,1 @@
+"""Learns accuracy from records, and how far off that is."""

@@ -1,12 +1,12 @@
-"""The wiring of `models/wiring.py` with parameters that a likelihood can fit; axis letters are explained there."""
+"""The message passing of `models/accuracy` with parameters that a likelihood can fit; its axis letters."""
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
-from pnag.models.features import Ties
-from pnag.models.wiring import Wiring, hear, pairs
+from pnag.models.accuracy.features import Ties
+from pnag.models.accuracy.message_passing import Wiring, hear, pairs
 
 MAX_NODES = 8
 """Decisions of one list; with more of them there are too many pairs to find out who hears whom."""

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pnag.models.accuracy.features import ArchitectureFeatures
 from pnag.models.errors import TrainingError
-from pnag.models.features import ArchitectureFeatures
-from pnag.models.search_space import SearchSpace, Tokens
+from pnag.models.space.search_space import SearchSpace, Tokens
 from pnag.trainer.config import RankingConfig
 from pnag.trainer.evaluator.dominance import dominance, ranking_loss
 from pnag.trainer.progress import Progress

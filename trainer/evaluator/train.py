@@ -3,7 +3,7 @@
 A Gaussian process up to `gp_max_records` (gpytorch, exact), an ensemble of MLPs above (scikit-learn). The interval is
 split-conformal on -log(1 - accuracy): half of the held-out records set its width, the other half tests it.
 
-Axis letters beside those of `models/evaluator.py`: G = groups of features, O = options that differ, C = coordinates.
+Axis letters beside those of `models/accuracy`: G = groups of features, O = options that differ, C = coordinates.
 """
 
 import math
@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pnag.models.accuracy.evaluator import AccuracyModel, GaussianProcess, MeanProcess, MlpEnsemble, to_log_error
+from pnag.models.accuracy.evaluator import kernel as covariance_of
+from pnag.models.accuracy.features import ArchitectureFeatures, Ties
 from pnag.models.errors import TrainingError
-from pnag.models.evaluator import AccuracyModel, GaussianProcess, MeanProcess, MlpEnsemble, to_log_error
-from pnag.models.evaluator import kernel as covariance_of
-from pnag.models.features import ArchitectureFeatures, Ties
 from pnag.models.pareto import kendall_tau
-from pnag.models.search_space import SearchSpace, Tokens
+from pnag.models.space.search_space import SearchSpace, Tokens
 from pnag.trainer.config import EvaluatorConfig
 from pnag.trainer.data.records import Records
 from pnag.trainer.progress import Progress

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pnag.models.cost.slack import SlackTable
 from pnag.models.errors import TrainingError
 from pnag.models.pareto import pareto_front
-from pnag.models.search_space import INACTIVE, SearchSpace, Tokens
-from pnag.models.slack import SlackTable
+from pnag.models.space.search_space import INACTIVE, SearchSpace, Tokens
 from pnag.trainer.checkpoint import as_tensors
 from pnag.trainer.config import ArchiveConfig
 from pnag.trainer.generator.objective import Objective

@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from pnag.models.answer.runtime import NO_LIMIT
 from pnag.models.errors import TrainingError
-from pnag.models.generator import BUMP_CENTRES, BUMP_WIDTH, Generator
-from pnag.models.onnx_graph import GraphBuilder, model_bytes
-from pnag.models.runtime import NO_LIMIT
-from pnag.models.search_space import INACTIVE
+from pnag.models.onnx.scalar_graph import GraphBuilder, model_bytes
+from pnag.models.policy.generator import BUMP_CENTRES, BUMP_WIDTH, Generator
+from pnag.models.space.search_space import INACTIVE
 
 Floats = NDArray[np.float32]
 
@@ -262,7 +262,7 @@ def _per_candidate(graph: GraphBuilder, rows: str, num_candidates: str, width: i
 
 
 def _budget_features(graph: GraphBuilder, budget_B1: str, low: float, high: float) -> str:
-    """`pnag.models.generator.budget_features` as nodes."""
+    """`pnag.models.policy.generator.budget_features` as nodes."""
     above = graph.node("Sub", budget_B1, _floats(graph, np.array(low)))
     shares = _shares(graph, above, high - low)
     away = graph.node(

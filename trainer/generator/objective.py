@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pnag.models.errors import TrainingError
-from pnag.models.search_space import Tokens
+from pnag.models.space.search_space import Tokens
 
 Floats = NDArray[np.float64]
 

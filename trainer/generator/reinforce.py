@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pnag.models.answer.runtime import NO_LIMIT
 from pnag.models.errors import TrainingError
-from pnag.models.generator import Generator
-from pnag.models.runtime import NO_LIMIT
-from pnag.models.search_space import INACTIVE, Tokens
+from pnag.models.policy.generator import Generator
+from pnag.models.space.search_space import INACTIVE, Tokens
 from pnag.trainer.checkpoint import Checkpoint, random_state, restore_random_state
 from pnag.trainer.config import ReinforceConfig
 from pnag.trainer.evaluator.dominance import composite_score

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pnag.models.answer.runtime import NO_LIMIT
+from pnag.models.cost.slack import SlackTable
 from pnag.models.errors import TrainingError
-from pnag.models.generator import Generator
-from pnag.models.runtime import NO_LIMIT
-from pnag.models.search_space import SearchSpace, Tokens
-from pnag.models.slack import SlackTable
+from pnag.models.policy.generator import Generator
+from pnag.models.space.search_space import SearchSpace, Tokens
 from pnag.trainer.checkpoint import Checkpoint, digest, random_state, restore_random_state
 from pnag.trainer.config import GeneratorConfig, TrainConfig
 from pnag.trainer.generator.archive import (

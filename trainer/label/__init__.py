@@ -1,0 +1,1 @@
+"""Chooses what to measure next, and measures it with a supernet."""

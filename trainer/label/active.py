@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pnag.models.costs import GroupedCost
+from pnag.models.accuracy.evaluator import GaussianProcess, to_log_error
+from pnag.models.accuracy.features import ArchitectureFeatures
+from pnag.models.cost.additive import GroupedCost
+from pnag.models.cost.slack import SlackTable
 from pnag.models.errors import TrainingError
-from pnag.models.evaluator import GaussianProcess, to_log_error
-from pnag.models.features import ArchitectureFeatures
 from pnag.models.pareto import pareto_front
-from pnag.models.search_space import SearchSpace, Tokens
-from pnag.models.slack import SlackTable
+from pnag.models.space.search_space import SearchSpace, Tokens
 from pnag.trainer.config import ArchiveConfig, EvaluatorConfig
 from pnag.trainer.evaluator.train import fit_gaussian_process
 from pnag.trainer.generator.archive import cheapest, dearest, search_archive

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pnag.models.costs import GroupedCost, LayerCost
+from pnag.models.cost.additive import GroupedCost, LayerCost
+from pnag.models.cost.latency_table import LatencyTable
 from pnag.models.errors import RecordsError
 from pnag.models.files import write_atomic
-from pnag.models.latency_table import LatencyTable
-from pnag.models.search_space import SearchSpace
-from pnag.models.spaces.registry import get_space
+from pnag.models.space.registry import get_space
+from pnag.models.space.search_space import SearchSpace
 from pnag.trainer.data.records import read_records
 from pnag.trainer.label.active import Labeller
 

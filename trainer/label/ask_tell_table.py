@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from pnag.models.cost.tabular import Rows
 from pnag.models.errors import RecordsError
 from pnag.models.files import write_atomic
-from pnag.models.spaces.table_space import TableSpace
-from pnag.models.table_costs import Rows
+from pnag.models.space.tabular import TableSpace
 from pnag.trainer.label.active import Labeller
 from pnag.trainer.tabular.records import read_table, read_text, refuse_problems
 

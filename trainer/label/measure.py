@@ -17,15 +17,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pnag.models.costs import GroupedCost
+from pnag.models.cost.additive import GroupedCost
 from pnag.models.errors import RecordsError, TrainingError
 from pnag.models.files import read_json_object, to_json, write_atomic
-from pnag.models.search_space import SearchSpace, Tokens
-from pnag.models.spaces.registry import get_space
+from pnag.models.space.registry import get_space
+from pnag.models.space.search_space import SearchSpace, Tokens
+from pnag.trainer.data.images import input_size, read_images
 from pnag.trainer.label.active import ENUMERABLE, NUM_STRATIFIED, STRATEGIES, Labeller
 from pnag.trainer.label.ask_tell import COLUMNS
 from pnag.trainer.progress import SILENT, Progress
-from pnag.trainer.supernet.images import input_size, read_images
 from pnag.trainer.supernet.score import ScoreConfig, Scorer
 from pnag.trainer.supernet.weights_file import SupernetWeights
 

@@ -1,0 +1,1 @@
+"""Measures a device and makes its latency table; calibration, bounds, drift, imports."""

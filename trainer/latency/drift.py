@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from pnag.models.latency_table import LatencyTable
-from pnag.models.layers import Layer
-from pnag.models.search_space import SearchSpace
+from pnag.models.cost.latency_table import LatencyTable
+from pnag.models.space.layers import Layer
+from pnag.models.space.search_space import SearchSpace
 from pnag.trainer.latency import fit, kit_script
 from pnag.trainer.latency.measure import BOUND, Measurements
 

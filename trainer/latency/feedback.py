@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pnag.models.cost.latency_table import LatencyTable, NetworkLatency, UpperBound
 from pnag.models.errors import EncodingError, LatencyTableError, RecordsError
-from pnag.models.latency_table import LatencyTable, NetworkLatency, UpperBound
-from pnag.models.search_space import SearchSpace
+from pnag.models.space.search_space import SearchSpace
 from pnag.trainer.latency.fit import bound, calibrate, predict
 
 PLAUSIBLE = 3.0

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pnag.models.costs import macs_cost
+from pnag.models.cost.additive import macs_cost
+from pnag.models.cost.latency_table import Calibration, LatencyTable, NetworkLatency, UpperBound
 from pnag.models.errors import BudgetError, LatencyTableError
-from pnag.models.latency_table import Calibration, LatencyTable, NetworkLatency, UpperBound
 from pnag.models.pareto import kendall_tau
-from pnag.models.search_space import SearchSpace
-from pnag.models.spaces.registry import get_space
+from pnag.models.space.registry import get_space
+from pnag.models.space.search_space import SearchSpace
 from pnag.trainer.latency.kit_script import Sample, lower_quartile
 from pnag.trainer.latency.networks import Cost, stratified
 

@@ -1,6 +1,6 @@
 """ONNX graphs of a layer, of a chain of layers and of a whole architecture, for timing; no torch.
 
-Shapes, operators and data types are those of a deployed network (models/network_graph.py). Weights are random but
+Shapes, operators and data types are those of a deployed network (models/onnx/network_graph.py). Weights are random but
 scaled so that activations neither vanish (denormal numbers are slow) nor saturate; latency does not depend on them
 otherwise.
 """
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from pnag.models.errors import SearchSpaceError
-from pnag.models.layers import Layer
-from pnag.models.network_graph import IR_VERSION, OPSET, GraphBuilder
-from pnag.models.search_space import SearchSpace
+from pnag.models.onnx.network_graph import IR_VERSION, OPSET, GraphBuilder
+from pnag.models.space.layers import Layer
+from pnag.models.space.search_space import SearchSpace
 
 CLOCK_SIZE = 96
 NUM_EXPONENTS = 8

@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pnag.models.cost.latency_table import Device, LatencyTable, LayerLatency
 from pnag.models.errors import BudgetError, LatencyTableError, MissingLayerError
 from pnag.models.files import is_number
-from pnag.models.latency_table import Device, LatencyTable, LayerLatency
-from pnag.models.layers import Layer
-from pnag.models.search_space import SearchSpace
+from pnag.models.space.layers import Layer
+from pnag.models.space.search_space import SearchSpace
 from pnag.trainer.latency import fit
 from pnag.trainer.latency.measure import SECONDS_SUSPECTED_BELOW_MS, Measurements, to_table
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from pnag.models.costs import macs_cost
+from pnag.models.cost.additive import macs_cost
 from pnag.models.files import write_atomic
-from pnag.models.layers import Layer
-from pnag.models.search_space import SearchSpace
+from pnag.models.space.layers import Layer
+from pnag.models.space.search_space import SearchSpace
 from pnag.trainer.latency import graphs, kit_script
 from pnag.trainer.latency.importers import PERF_TEST_MARK
 from pnag.trainer.latency.measure import AS_USER, BOUND

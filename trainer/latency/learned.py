@@ -26,12 +26,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pnag.models import learned_latency as learnt
-from pnag.models.costs import macs_cost
+from pnag.models.cost import learned_latency as learnt
+from pnag.models.cost.additive import macs_cost
+from pnag.models.cost.latency_table import Device, LatencyTable, UpperBound
+from pnag.models.cost.learned_latency import Correction, Kernel, LearnedLatency, Term
 from pnag.models.errors import RecordsError
-from pnag.models.latency_table import Device, LatencyTable, UpperBound
-from pnag.models.learned_latency import Correction, Kernel, LearnedLatency, Term
-from pnag.models.search_space import INACTIVE, SearchSpace, Tokens
+from pnag.models.space.search_space import INACTIVE, SearchSpace, Tokens
 from pnag.trainer.data.records import Records, read_records
 from pnag.trainer.latency.fit import accuracy_figures
 from pnag.trainer.latency.networks import spread_pool

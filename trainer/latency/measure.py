@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pnag.models.cost.latency_table import Device, LatencyTable, LayerLatency
 from pnag.models.errors import LatencyTableError
 from pnag.models.files import is_number, read_json_object
-from pnag.models.latency_table import Device, LatencyTable, LayerLatency
-from pnag.models.layers import Layer
+from pnag.models.space.layers import Layer
 from pnag.trainer.latency import kit_script
 from pnag.trainer.latency.kit_script import HostLoad, Item, Plan, Progress, Sample, Setup
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pnag.models.errors import LatencyTableError
-from pnag.models.search_space import INACTIVE, SearchSpace, Tokens
+from pnag.models.space.search_space import INACTIVE, SearchSpace, Tokens
 
 Cost = Callable[[Tokens], NDArray[np.float64]]
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pnag.models.latency_table import LatencyTable
+from pnag.models.cost.latency_table import LatencyTable
 from pnag.trainer.latency.fit import Check
 
 

@@ -1,0 +1,1 @@
+"""One network by itself: cut from a supernet, trained further, exported, tried."""

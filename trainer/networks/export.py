@@ -15,17 +15,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pnag.models.bundle import Bundle, write_weights
+from pnag.models.answer.runtime import OnnxGenerator, Query
+from pnag.models.bundle.bundle import Bundle, write_weights
+from pnag.models.bundle.weights import Operator, StoredNetwork, pack_weights
 from pnag.models.errors import TrainingError, WeightsError
-from pnag.models.network_graph import IMAGES, LOGITS, network_model
-from pnag.models.network_weights import Operator, StoredNetwork, pack_weights
-from pnag.models.runtime import OnnxGenerator, Query
-from pnag.models.search_space import SearchSpace, Tokens
-from pnag.models.spaces.ofa_mobilenetv3 import OfaMobileNetV3
+from pnag.models.onnx.network_graph import IMAGES, LOGITS, network_model
+from pnag.models.space.ofa_mobilenetv3 import OfaMobileNetV3
+from pnag.models.space.search_space import SearchSpace, Tokens
+from pnag.trainer.data.images import Images, Normalise, read_images
 from pnag.trainer.latency.quantize import quantize
-from pnag.trainer.networks.plain_network import ConvUnit, LinearLayer, PlainNetwork, SqueezeExcite
 from pnag.trainer.supernet.elastic import ElasticSupernet
-from pnag.trainer.supernet.images import Images, Normalise, read_images
+from pnag.trainer.supernet.plain_network import ConvUnit, LinearLayer, PlainNetwork, SqueezeExcite
 from pnag.trainer.supernet.score import ScoreConfig, Scorer
 from pnag.trainer.supernet.supernet import Supernet, subnet
 from pnag.trainer.supernet.weights_file import SupernetWeights

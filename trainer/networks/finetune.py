@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from pnag.models.errors import TrainingError
 from pnag.trainer.checkpoint import Checkpoint, digest
+from pnag.trainer.data.images import Images, Normalise, augment
 from pnag.trainer.networks.export import Source
-from pnag.trainer.networks.plain_network import PlainNetwork
 from pnag.trainer.progress import SILENT, Progress
-from pnag.trainer.supernet.images import Images, Normalise, augment
+from pnag.trainer.supernet.plain_network import PlainNetwork
 from pnag.trainer.supernet.sandwich import distillation_loss
 
 CURVE_EVERY = 20

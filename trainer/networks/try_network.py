@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pnag.models.errors import TrainingError, WeightsError
+from pnag.trainer.data.images import Images, Normalise
 from pnag.trainer.latency.fit import network_latency
 from pnag.trainer.latency.kit_script import Item, Plan, Sample, Setup, pinned, processor_name, time_interleaved
 from pnag.trainer.networks.export import accuracy_of, metadata_of, sizes_of
-from pnag.trainer.supernet.images import Images, Normalise
 
 ROUNDS, SECONDS = 1000, 5.0
 """At most. A fraction of a second may fall into one slow stretch of the host, and would judge that."""

@@ -1,7 +1,7 @@
 """Which supernet shares the weights of a space."""
 
-from pnag.models.search_space import SearchSpace
-from pnag.models.spaces.ofa_mobilenetv3 import OfaMobileNetV3
+from pnag.models.space.ofa_mobilenetv3 import OfaMobileNetV3
+from pnag.models.space.search_space import SearchSpace
 from pnag.trainer.supernet.elastic import ElasticSupernet
 from pnag.trainer.supernet.single_path import SinglePathSupernet
 from pnag.trainer.supernet.supernet import Supernet

@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pnag.models.errors import WeightsError
-from pnag.models.layers import Layer, make_divisible
-from pnag.models.search_space import SearchSpace, Tokens
-from pnag.models.spaces.ofa_mobilenetv3 import (
+from pnag.models.space.layers import Layer, make_divisible
+from pnag.models.space.ofa_mobilenetv3 import (
     CHANNELS,
     EXPAND_RATIOS,
     KERNEL_SIZES,
@@ -32,7 +31,8 @@ from pnag.models.spaces.ofa_mobilenetv3 import (
     UNIT_HAS_SQUEEZE_EXCITE,
     OfaMobileNetV3,
 )
-from pnag.trainer.networks.plain_network import LayerState, layer_module
+from pnag.models.space.search_space import SearchSpace, Tokens
+from pnag.trainer.supernet.plain_network import LayerState, layer_module
 from pnag.trainer.supernet.supernet import Supernet
 
 SE_REDUCTION = 4

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from torch import Tensor, nn
 
-from pnag.models.search_space import SearchSpace, Tokens
+from pnag.models.space.search_space import SearchSpace, Tokens
 
 
 def sandwich_paths(space: SearchSpace, rng: np.random.Generator, num_random: int = 2) -> Tokens:

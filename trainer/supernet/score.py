@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from pnag.models.layers import Layer
-from pnag.models.search_space import Tokens
-from pnag.trainer.networks.plain_network import ConvUnit, LayerState, PlainNetwork, layer_module
-from pnag.trainer.supernet.images import Images, Normalise
+from pnag.models.space.layers import Layer
+from pnag.models.space.search_space import Tokens
+from pnag.trainer.data.images import Images, Normalise
+from pnag.trainer.supernet.plain_network import ConvUnit, LayerState, PlainNetwork, layer_module
 from pnag.trainer.supernet.precision import check_precision
 from pnag.trainer.supernet.supernet import Supernet
 

@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 
 from pnag.models.errors import SearchSpaceError
-from pnag.models.search_space import SearchSpace, Tokens
-from pnag.trainer.networks.plain_network import LayerState, layer_module
+from pnag.models.space.search_space import SearchSpace, Tokens
+from pnag.trainer.supernet.plain_network import LayerState, layer_module
 from pnag.trainer.supernet.supernet import Supernet
 
 LARGEST = 4096

@@ -7,8 +7,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from pnag.models.search_space import SearchSpace, Tokens
-from pnag.trainer.networks.plain_network import LayerState, PlainNetwork
+from pnag.models.space.search_space import SearchSpace, Tokens
+from pnag.trainer.supernet.plain_network import LayerState, PlainNetwork
 
 
 class Supernet(nn.Module, ABC):

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pnag.models.errors import TrainingError
-from pnag.models.search_space import SearchSpace, Tokens
+from pnag.models.space.search_space import SearchSpace, Tokens
 from pnag.trainer.checkpoint import Checkpoint, digest
+from pnag.trainer.data.images import Images, Normalise, augment
 from pnag.trainer.progress import SILENT, Progress
 from pnag.trainer.supernet.build import build_supernet
 from pnag.trainer.supernet.distributed import Group
 from pnag.trainer.supernet.elastic import ElasticSupernet
-from pnag.trainer.supernet.images import Images, Normalise, augment
 from pnag.trainer.supernet.precision import check_precision, quickest_precision
 from pnag.trainer.supernet.sandwich import sandwich_losses, sandwich_paths
 from pnag.trainer.supernet.weights_file import SupernetWeights

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from pnag.models.errors import WeightsError
 from pnag.models.files import write_atomic
-from pnag.models.search_space import SearchSpace
+from pnag.models.space.search_space import SearchSpace
+from pnag.trainer.data.images import Images, Normalise
 from pnag.trainer.supernet.build import build_supernet
-from pnag.trainer.supernet.images import Images, Normalise
 from pnag.trainer.supernet.supernet import Supernet
 
 FORMAT_VERSION = 1

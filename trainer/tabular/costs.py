@@ -4,7 +4,7 @@
 
 Ridge regression of relative errors, so that a cheap network counts as much as a dear one. Which pairs count, and how
 strongly they are pulled to zero, is chosen by cross-validation; its errors, of networks that had no part in their own
-prediction, make the one-sided bound (models/latency_table.py).
+prediction, make the one-sided bound (models/cost/latency_table.py).
 
 Axis letters: N = records, D = decisions, P = parameters of the regression, F = folds.
 """
@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from pnag.models.costs import GroupedCost
-from pnag.models.search_space import SearchSpace, Tokens
+from pnag.models.cost.additive import GroupedCost
+from pnag.models.space.search_space import SearchSpace, Tokens
 
 Floats = NDArray[np.float64]
 

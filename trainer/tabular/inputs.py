@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pnag.models.costs import GroupedCost
+from pnag.models.cost.additive import GroupedCost
+from pnag.models.cost.latency_table import Device, LatencyTable, LayerLatency, UpperBound
+from pnag.models.cost.tabular import NetworkCosts, Rows, TableCosts, additive_layers
 from pnag.models.errors import LatencyTableError, TrainingError
-from pnag.models.latency_table import Device, LatencyTable, LayerLatency, UpperBound
-from pnag.models.search_space import INACTIVE, SearchSpace, Tokens
-from pnag.models.spaces.table_space import TableSpace
-from pnag.models.table_costs import NetworkCosts, Rows, TableCosts, additive_layers
+from pnag.models.space.search_space import INACTIVE, SearchSpace, Tokens
+from pnag.models.space.tabular import TableSpace
 from pnag.trainer.data.records import Floats, Records, options_seen
 from pnag.trainer.generator.objective import Objective
 from pnag.trainer.tabular.costs import LearnedCost, learn_cost

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pnag.models.errors import EncodingError, RecordsError
-from pnag.models.metric import Metric
-from pnag.models.search_space import INACTIVE, Tokens
-from pnag.models.spaces.table_space import TableSpace, nearest, shown
+from pnag.models.space.metric import Metric
+from pnag.models.space.search_space import INACTIVE, Tokens
+from pnag.models.space.tabular import TableSpace, nearest, shown
 
 if TYPE_CHECKING:
     import pandas as pd

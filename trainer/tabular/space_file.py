@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from pnag.models.errors import SearchSpaceError
-from pnag.models.metric import Metric
-from pnag.models.search_space import Decision, SearchSpace
-from pnag.models.spaces.registry import SPACES, get_space, space_names
-from pnag.models.spaces.table_space import SEPARATOR, TableSpace, nearest, shown
+from pnag.models.space.metric import Metric
+from pnag.models.space.registry import SPACES, get_space, space_names
+from pnag.models.space.search_space import Decision, SearchSpace
+from pnag.models.space.tabular import SEPARATOR, TableSpace, nearest, shown
 
 SPACE_KEYS = ("name", "description", "decisions", "forbidden", "separator", "metric", "costs")
 DECISION_KEYS = ("name", "options", "active_if", "label", "column")

@@ -6,7 +6,7 @@ import numpy as np
 
 from pnag.models.errors import TrainingError
 from pnag.models.files import write_atomic
-from pnag.models.spaces.table_space import TableSpace
+from pnag.models.space.tabular import TableSpace
 from pnag.trainer.tabular.space_file import parse_space
 
 SPACE = """\

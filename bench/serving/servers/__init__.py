@@ -1,0 +1,1 @@
+"""Other servers of the same bundle, each for an environment of its own."""

@@ -10,8 +10,8 @@ from functools import cached_property, partial
 from typing import Any
 
 from pnag.models.errors import EncodingError
-from pnag.models.layers import Layer
-from pnag.models.search_space import CostGroup, Decision, Option, SearchSpace
+from pnag.models.space.layers import Layer
+from pnag.models.space.search_space import CostGroup, Decision, Option, SearchSpace
 
 KINDS = {"basic": "b", "bottleneck": "n"}
 WIDTHS = ((16, 24, 32), (32, 48, 64), (64, 96, 128))
@@ -76,7 +76,7 @@ class ResidualBlock(Layer):
         return inputs + 2 * self.output_size**2 * self.out_channels
 
     def append_to(self, builder: Any) -> None:
-        """Add the block to an ONNX graph at `builder.tensor`; see models/network_graph.py for the builder."""
+        """Add the block to an ONNX graph at `builder.tensor`; see models/onnx/network_graph.py for the builder."""
         start, shape = builder.tensor, builder.shape
         shortcut = start
         if self.has_projection:

@@ -5,15 +5,15 @@ import onnxruntime
 import pytest
 from resnet_space.space import ResNetCifar
 
-from pnag.models.costs import macs_cost, params_cost
-from pnag.models.search_space import SearchSpace
-from pnag.models.slack import SlackTable
+from pnag.models.cost.additive import macs_cost, params_cost
+from pnag.models.cost.slack import SlackTable
+from pnag.models.space.search_space import SearchSpace
 from pnag.trainer.checks.space import check_space
 from pnag.trainer.latency.graphs import INPUT, network_graph
 
 
 def test_the_space_keeps_its_promises(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pnag.models.spaces.registry.SPACES", {"resnet-cifar": ResNetCifar})
+    monkeypatch.setattr("pnag.models.space.registry.SPACES", {"resnet-cifar": ResNetCifar})
     failed = [result for result in check_space(ResNetCifar()) if not result.passed]
     assert not failed, failed
 

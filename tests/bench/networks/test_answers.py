@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from pnag.bench.networks.answers import MeasuredAnswer, ask, figures, measure_answers
-from pnag.models.bundle import Bundle
+from pnag.models.bundle.bundle import Bundle
+from pnag.models.cost.latency_table import Device
 from pnag.models.errors import LatencyTableError
-from pnag.models.latency_table import Device
 from pnag.trainer.latency.kit_script import Setup, describe_device
 
 

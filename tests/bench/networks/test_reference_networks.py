@@ -6,8 +6,8 @@ import pytest
 
 from pnag.bench.networks.reference_networks import PNAG_ENCODINGS, REFERENCE_NETWORKS, ReferenceNetwork, _Network
 from pnag.bench.networks.time_references import references_markdown
-from pnag.models.layers import Layer
-from pnag.models.spaces.registry import get_space
+from pnag.models.space.layers import Layer
+from pnag.models.space.registry import get_space
 
 # Why a count may differ is said in each network's remark.
 MACS_TOLERANCE = {"P-DARTS": 0.06, "Cream-L": 0.045, "FBNet-C": 0.03}

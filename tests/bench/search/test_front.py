@@ -11,9 +11,9 @@ from pnag.bench.search.front import Answers, Reference, find_reference, regret, 
 from pnag.bench.search.methods import METHODS, Run
 from pnag.bench.search.problem import Problem, best_of
 from pnag.bench.search.report import markdown, summarise
-from pnag.models.costs import LayerCost
-from pnag.models.slack import SlackTable
-from pnag.models.spaces.registry import get_space
+from pnag.models.cost.additive import LayerCost
+from pnag.models.cost.slack import SlackTable
+from pnag.models.space.registry import get_space
 from pnag.trainer.config import GeneratorConfig, ReinforceConfig, TrainConfig
 from pnag.trainer.data.records import Records
 from pnag.trainer.progress import SILENT

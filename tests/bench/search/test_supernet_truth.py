@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from pnag.bench.search.supernet_truth import compare_with_truth
 from pnag.cli.supernet import app
-from pnag.models.bundle import Bundle
+from pnag.models.answer.runtime import OnnxGenerator
+from pnag.models.bundle.bundle import Bundle
 from pnag.models.errors import RecordsError
-from pnag.models.runtime import OnnxGenerator
 
 
 def _write(path: Path, encodings: list[str], accuracy_N: np.ndarray) -> Path:

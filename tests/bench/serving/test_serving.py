@@ -14,7 +14,7 @@ from pnag.bench.serving.compare import Round, _milliseconds, _ratios
 from pnag.bench.serving.load import NO_ANSWER, Asked, ask_in_turn, offer, percentile_ms, request
 from pnag.bench.serving.page import write_serving_page
 from pnag.bench.serving.soak import Sample, judge, mixed_requests
-from pnag.models.bundle import FrontPoint
+from pnag.models.bundle.bundle import FrontPoint
 from pnag.models.errors import PnagError
 
 

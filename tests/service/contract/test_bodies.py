@@ -2,8 +2,8 @@
 
 import gc
 
-from pnag.models.search_space import Decision
-from pnag.models.spaces.table_space import TableSpace
+from pnag.models.space.search_space import Decision
+from pnag.models.space.tabular import TableSpace
 from pnag.service.contract import bodies
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from pnag.models.bundle import Bundle
+from pnag.models.bundle.bundle import Bundle
 from pnag.models.errors import BundleError
 from pnag.service.contract.problems import BundleRequiredError
 from pnag.service.engine.bundles import Catalogue, find_bundles

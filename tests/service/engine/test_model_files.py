@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 from starlette.testclient import TestClient
 
-from pnag.models.bundle import WEIGHTS, Bundle
+from pnag.models.bundle.bundle import WEIGHTS, Bundle
 from pnag.service.engine import model_files
 
 MakeClient = Callable[..., TestClient]

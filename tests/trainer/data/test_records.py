@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pnag.models.errors import RecordsError
-from pnag.models.spaces.registry import get_space
+from pnag.models.space.registry import get_space
 from pnag.trainer.data.records import options_seen, read_records
 
 SPACE = get_space("nas-bench-macro")

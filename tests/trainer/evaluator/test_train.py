@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from pnag.models.evaluator import GaussianProcess, MeanProcess
-from pnag.models.features import ArchitectureFeatures
-from pnag.models.search_space import Tokens
+from pnag.models.accuracy.evaluator import GaussianProcess, MeanProcess
+from pnag.models.accuracy.features import ArchitectureFeatures
+from pnag.models.space.search_space import Tokens
 from pnag.trainer.config import EvaluatorConfig
 from pnag.trainer.data.records import Records
 from pnag.trainer.evaluator.train import fit_gaussian_process, train_evaluator

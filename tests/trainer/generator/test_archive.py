@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from pnag.models.costs import LayerCost, macs_cost, params_cost
+from pnag.models.cost.additive import LayerCost, macs_cost, params_cost
+from pnag.models.cost.slack import SlackTable
 from pnag.models.pareto import pareto_front
-from pnag.models.search_space import INACTIVE
-from pnag.models.slack import SlackTable
-from pnag.models.spaces.registry import get_space
+from pnag.models.space.registry import get_space
+from pnag.models.space.search_space import INACTIVE
 from pnag.trainer.config import ArchiveConfig
 from pnag.trainer.generator.archive import (
     Archive,

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from pnag.models.costs import LayerCost
+from pnag.models.answer.runtime import NO_LIMIT
+from pnag.models.cost.additive import LayerCost
+from pnag.models.cost.slack import SlackTable
 from pnag.models.errors import TrainingError
-from pnag.models.generator import Generator
-from pnag.models.runtime import NO_LIMIT
-from pnag.models.search_space import INACTIVE
-from pnag.models.slack import SlackTable
-from pnag.models.spaces.registry import get_space
+from pnag.models.policy.generator import Generator
+from pnag.models.space.registry import get_space
+from pnag.models.space.search_space import INACTIVE
 from pnag.trainer.checkpoint import CHECKPOINT, CURVES, Checkpoint
 from pnag.trainer.config import (
     ArchiveConfig,

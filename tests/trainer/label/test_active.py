@@ -8,10 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from pnag.cli.label import app
-from pnag.models.costs import LayerCost
+from pnag.models.accuracy.features import ArchitectureFeatures
+from pnag.models.cost.additive import LayerCost
 from pnag.models.errors import RecordsError, TrainingError
-from pnag.models.features import ArchitectureFeatures
-from pnag.models.spaces.registry import get_space
+from pnag.models.space.registry import get_space
 from pnag.trainer.config import EvaluatorConfig
 from pnag.trainer.evaluator.train import fit_gaussian_process
 from pnag.trainer.label.active import NUM_STRATIFIED, Labeller, label_all

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from pnag.cli.label import app
 from pnag.models.errors import RecordsError
-from pnag.models.spaces.table_space import TableSpace
+from pnag.models.space.tabular import TableSpace
 from pnag.trainer.label.active import NUM_STRATIFIED
 from pnag.trainer.label.ask_tell_table import ask_table, tell_table
 from pnag.trainer.tabular.space_file import parse_space

@@ -22,15 +22,15 @@ from torch import nn
 from typer.testing import CliRunner
 
 from pnag.cli.label import app
-from pnag.models.costs import LayerCost
+from pnag.models.cost.additive import LayerCost
 from pnag.models.errors import RecordsError, TrainingError, WeightsError
-from pnag.models.spaces.registry import get_space
+from pnag.models.space.registry import get_space
+from pnag.trainer.data.images import read_images
 from pnag.trainer.data.records import read_records
 from pnag.trainer.label import measure as module
 from pnag.trainer.label.cluster import run_on_cluster
 from pnag.trainer.label.measure import Task, measure_labels, run_here
-from pnag.trainer.networks.plain_network import ConvUnit
-from pnag.trainer.supernet.images import read_images
+from pnag.trainer.supernet.plain_network import ConvUnit
 from pnag.trainer.supernet.score import ScoreConfig, Scorer
 from pnag.trainer.supernet.single_path import SinglePathSupernet
 from pnag.trainer.supernet.supernet import subnet

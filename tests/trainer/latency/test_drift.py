@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pnag.models.latency_table import LatencyTable, NetworkLatency
-from pnag.models.search_space import SearchSpace
+from pnag.models.cost.latency_table import LatencyTable, NetworkLatency
+from pnag.models.space.search_space import SearchSpace
 from pnag.trainer.latency import drift
 from pnag.trainer.latency.measure import Measurements
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pnag.models.cost.latency_table import LatencyTable
 from pnag.models.errors import BudgetError, LatencyTableError, RecordsError
-from pnag.models.latency_table import LatencyTable
-from pnag.models.search_space import SearchSpace
+from pnag.models.space.search_space import SearchSpace
 from pnag.service.feedback.summary import Report
 from pnag.service.routes.feedback import reports_csv
 from pnag.trainer.latency import feedback

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pnag.models.cost.latency_table import LatencyTable, LayerLatency, NetworkLatency
 from pnag.models.errors import BudgetError, LatencyTableError, MissingLayerError
-from pnag.models.latency_table import LatencyTable, LayerLatency, NetworkLatency
-from pnag.models.search_space import SearchSpace
+from pnag.models.space.search_space import SearchSpace
 from pnag.trainer.latency import fit
 
 TRUE = {"overhead": 1.4, "conv": 0.6, "linear": 0.9, "mbconv": 1.05, "mbconv-se": 0.8}
@@ -220,6 +220,6 @@ def test_uncalibrated_tables_of_one_family_need_no_other(macro: SearchSpace) -> 
 
 
 def fit_device():  # type: ignore[no-untyped-def]
-    from pnag.models.latency_table import Device
+    from pnag.models.cost.latency_table import Device
 
     return Device("invented")

@@ -5,8 +5,8 @@ import pytest
 from onnx import numpy_helper
 
 from pnag.models.errors import SearchSpaceError
-from pnag.models.layers import Layer
-from pnag.models.search_space import SearchSpace
+from pnag.models.space.layers import Layer
+from pnag.models.space.search_space import SearchSpace
 from pnag.trainer.latency import graphs
 from pnag.trainer.latency.kit_script import make_weights
 

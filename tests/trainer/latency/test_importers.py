@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import yaml
 
+from pnag.models.cost.latency_table import LatencyTable
 from pnag.models.errors import LatencyTableError, MissingLayerError
-from pnag.models.latency_table import LatencyTable
-from pnag.models.layers import Layer
-from pnag.models.search_space import SearchSpace
-from pnag.models.spaces.registry import get_space
+from pnag.models.space.layers import Layer
+from pnag.models.space.registry import get_space
+from pnag.models.space.search_space import SearchSpace
 from pnag.trainer.latency import importers
 from pnag.trainer.latency.measure import Measurements, to_table
 
@@ -258,7 +258,7 @@ def test_half_a_json_file_is_called_that(macro: SearchSpace, macro_table: Latenc
 def test_a_larger_kernel_far_faster_than_its_twin_is_named(ofa_table: LatencyTable, ofa_224: SearchSpace) -> None:
     from dataclasses import replace
 
-    from pnag.models.latency_table import LayerLatency
+    from pnag.models.cost.latency_table import LayerLatency
     from pnag.trainer.latency.measure import implausible_layers
 
     layers = ofa_224.distinct_layers()

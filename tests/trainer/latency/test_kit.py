@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pnag.models.errors import LatencyTableError
-from pnag.models.search_space import SearchSpace
+from pnag.models.space.search_space import SearchSpace
 from pnag.trainer.latency import importers, kit
 from pnag.trainer.latency.kit import KitOptions
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pnag.models.costs import macs_cost
+from pnag.models.cost.additive import macs_cost
+from pnag.models.cost.latency_table import LatencyTable
+from pnag.models.cost.learned_latency import LearnedLatency
+from pnag.models.cost.slack import SlackTable
 from pnag.models.errors import BudgetError, RecordsError
-from pnag.models.latency_table import LatencyTable
-from pnag.models.learned_latency import LearnedLatency
-from pnag.models.search_space import SearchSpace
-from pnag.models.slack import SlackTable
+from pnag.models.space.search_space import SearchSpace
 from pnag.trainer.latency import learned
 from pnag.trainer.latency.learned import Learning, learn, read_rows, to_table
 
@@ -144,7 +144,7 @@ def test_a_table_read_back_predicts_the_same_with_numpy_alone(
 
 def test_predictions_are_the_formula_written_out(ofa: SearchSpace, ofa_rows: np.ndarray, learning: Learning) -> None:
     """A slow second implementation, row by row, from the model's own numbers."""
-    from pnag.models.learned_latency import PHYSICAL
+    from pnag.models.cost.learned_latency import PHYSICAL
 
     model = learning.model
     assert model.correction is not None

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from pnag.models.costs import macs_cost
+from pnag.models.cost.additive import macs_cost
+from pnag.models.cost.latency_table import LatencyTable
 from pnag.models.errors import LatencyTableError
-from pnag.models.latency_table import LatencyTable
-from pnag.models.search_space import SearchSpace
+from pnag.models.space.search_space import SearchSpace
 from pnag.trainer.latency.networks import extreme, spread_pool, stratified
 
 

@@ -17,15 +17,15 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner, Result
 
 from pnag.cli.main import app
-from pnag.models.bundle import MANIFEST, PARETO_FRONT, WEIGHTS, Bundle, write_bundle
+from pnag.models.bundle.bundle import MANIFEST, PARETO_FRONT, WEIGHTS, Bundle, write_bundle
 from pnag.models.errors import PnagError, WeightsError
-from pnag.models.spaces.registry import get_space
+from pnag.models.space.registry import get_space
 from pnag.service.app import create_app
 from pnag.service.settings import Settings
+from pnag.trainer.data.images import Images
 from pnag.trainer.networks import export
-from pnag.trainer.networks.plain_network import PlainNetwork
 from pnag.trainer.supernet.build import build_supernet
-from pnag.trainer.supernet.images import Images
+from pnag.trainer.supernet.plain_network import PlainNetwork
 from pnag.trainer.supernet.supernet import subnet
 from pnag.trainer.supernet.weights_file import SupernetWeights
 
@@ -271,7 +271,7 @@ def test_a_bundle_is_whole_between_any_two_writes(
     folder: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, crash_at: int
 ) -> None:
     """The points a kill can hit, one by one: replacing weights takes three writes."""
-    from pnag.models import bundle as module
+    from pnag.models.bundle import bundle as module
 
     assert _pnag("export", "--bundle", folder, "--weights", weights, "--into-bundle").exit_code == 0
     written = []

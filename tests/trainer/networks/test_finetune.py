@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from pnag.models.errors import TrainingError
-from pnag.models.search_space import SearchSpace
+from pnag.models.space.search_space import SearchSpace
 from pnag.trainer.checkpoint import CHECKPOINT, Checkpoint
+from pnag.trainer.data.images import Images
 from pnag.trainer.networks.export import Source
 from pnag.trainer.networks.finetune import FinetuneConfig, Finetuned, finetune
 from pnag.trainer.supernet.build import build_supernet
-from pnag.trainer.supernet.images import Images
 
 ENCODING = "121"
 CONFIG = FinetuneConfig(epochs=12, batch_size=16, lr=0.05, shift=0)

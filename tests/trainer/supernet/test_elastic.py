@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from pnag.models.errors import WeightsError
-from pnag.models.search_space import SearchSpace, Tokens
-from pnag.models.spaces.registry import get_space
+from pnag.models.space.registry import get_space
+from pnag.models.space.search_space import SearchSpace, Tokens
 from pnag.trainer.supernet.elastic import ElasticSupernet, read_state_dict
 from pnag.trainer.supernet.supernet import subnet
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pnag.models.spaces.registry import get_space
+from pnag.models.space.registry import get_space
 from pnag.trainer.supernet.build import build_supernet
 from pnag.trainer.supernet.sandwich import distillation_loss, sandwich_losses, sandwich_paths
 

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from pnag.models.errors import TrainingError, WeightsError
-from pnag.models.search_space import SearchSpace
-from pnag.models.spaces.registry import get_space
+from pnag.models.space.registry import get_space
+from pnag.models.space.search_space import SearchSpace
+from pnag.trainer.data.images import Images
 from pnag.trainer.supernet import train_supernet as module
 from pnag.trainer.supernet.distributed import Group
-from pnag.trainer.supernet.images import Images
 from pnag.trainer.supernet.supernet import subnet
 from pnag.trainer.supernet.train_supernet import SupernetConfig, fair_paths, train_supernet
 from pnag.trainer.supernet.weights_file import SupernetWeights

@@ -11,10 +11,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from pnag.cli import main as cli
-from pnag.models.bundle import TABLE_COSTS, Bundle
+from pnag.models.answer.explain import Explainer
+from pnag.models.answer.runtime import Limits, OnnxGenerator, Query
+from pnag.models.bundle.bundle import TABLE_COSTS, Bundle
 from pnag.models.errors import BudgetError, BundleError, EncodingError, RecordsError
-from pnag.models.explain import Explainer
-from pnag.models.runtime import Limits, OnnxGenerator, Query
 from pnag.service.app import create_app
 from pnag.service.settings import Settings
 from pnag.trainer.data.references import read_references

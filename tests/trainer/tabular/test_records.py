@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pnag.models.cost.tabular import NetworkCosts
 from pnag.models.errors import LatencyTableError, RecordsError, TrainingError
-from pnag.models.spaces.table_space import TableSpace
-from pnag.models.table_costs import NetworkCosts
+from pnag.models.space.tabular import TableSpace
 from pnag.trainer.checks.validate import validate
 from pnag.trainer.tabular.costs import learn_cost
 from pnag.trainer.tabular.inputs import read_table_inputs, search_objective

@@ -1,0 +1,1 @@
+"""From a bundle and a budget to networks, with ONNX Runtime."""

@@ -1,0 +1,1 @@
+"""What travels from trainer to service: a folder of files with hashes, weights among them."""

@@ -1,0 +1,1 @@
+"""The budget-conditioned LSTM that writes architectures down."""
