@@ -99,8 +99,8 @@ Written by `pnag bench serving-page` from what `pnag bench serve`, `faults` and 
 differ: read the ratios.
 """
 
-_SERVERS = """LitServe, BentoML and MLServer serve the same bundle: the same code (models/answer/runtime.py) answers a list
-of budgets, in batches of the same size, and each server does the rest its own way. *cached* and the hellos are asked the
+_SERVERS = """LitServe, BentoML and MLServer serve the same bundle: the same code (models/answer) answers a list of
+budgets, in batches of the same size, and each server does the rest its own way. *cached* and the hellos are asked the
 same again and again, the others for budgets that all differ. While one is asked, the others are stopped. Of several
 processes, memory that they share is counted in each.
 """
