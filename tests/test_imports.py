@@ -56,3 +56,17 @@ main(["supernet", "train", "--space", "nas-bench-macro", "--images", "none", "--
     assert done.returncode == 2
     assert "pip install 'pnag[train]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_telemetry_of_the_runtime_is_off_before_it_is_loaded() -> None:
+    code = """
+import os, sys
+os.environ.pop("ORT_DISABLE_TELEMETRY", None)
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "onnxruntime":
+            assert os.environ.get("ORT_DISABLE_TELEMETRY") == "1", "loaded with its telemetry on"
+sys.meta_path.insert(0, Watch())
+import pnag.models.answer.runtime
+"""
+    assert "onnxruntime" in _loaded_by(code)
