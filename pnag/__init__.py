@@ -5,5 +5,5 @@ The rooms are links to the folders of the same name at the root of the repositor
 
 import os
 
-# ONNX Runtime reports usage by default since 1.29; it reads this when it is loaded, and nothing of ours loads it earlier.
+# ONNX Runtime >= 1.29 reports usage by default; it reads this when it is loaded, and all that loads it comes by here.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
