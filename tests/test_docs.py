@@ -18,6 +18,7 @@ import typer
 import yaml
 
 from pnag.cli import main as cli
+from pnag.service.contract.problems import ServiceError
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -282,6 +283,14 @@ def test_every_file_that_a_page_names_exists(page: str) -> None:
     named = re.findall(rf"`((?:{rooms})/[\w./-]*)`", (ROOT / page).read_text())
     assert named
     assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_every_problem_of_the_service_is_explained() -> None:
+    text = (DOCS / "service.md").read_text()
+    kinds = list(ServiceError.__subclasses__())
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        assert f"`{kind.code}`" in text, kind.__name__
 
 
 def test_the_log_is_dated_and_its_entries_say_how_it_ended() -> None:
