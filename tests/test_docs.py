@@ -274,7 +274,7 @@ def test_the_index_of_decisions_is_that_of_the_files() -> None:
 def test_a_decision_names_its_code_and_its_test(page: Path) -> None:
     where = page.read_text().split("## Where")[1]
     assert re.search(r"^Code: `", where, re.MULTILINE)
-    assert re.search(r"Test: `tests/", where)
+    assert re.search(r"Test:\s+`tests/", where)
 
 
 @pytest.mark.parametrize("page", [*NAMES_FILES, *(f"docs/decisions/{page.name}" for page in DECISIONS)])
