@@ -1,7 +1,7 @@
 """The queue between requests and inference: whatever came in while all threads were busy becomes the next run.
 
-Nobody waits for a run to fill: waiting .5-5 ms for company only lost requests per second (docs/decisions.md). A thread
-takes its next batch itself. It must not wait for the event loop to hand it one: that one is busiest when there is most
+Nobody waits for a run to fill: 0.5 to 5 ms of it only lost requests per second (docs/decisions/0020). A thread takes
+its next batch itself. It must not wait for the event loop to hand it one: that one is busiest when there is most
 to do.
 """
 

@@ -137,7 +137,7 @@ def _fit_gaussian_processes(
     """The mean of one without and one with wirings, where decisions share a list; otherwise just one.
 
     A wiring finds what one without would never see, and now and then finds what is not there: the mean of the two
-    loses less on every kind of table but the wiring's own (docs/decisions.md).
+    loses less on every kind of table but the wiring's own (docs/decisions/0018).
     """
     from pnag.trainer.evaluator.message_passing import wired_lists
 
@@ -295,7 +295,7 @@ def fit_gaussian_process(
     def again(features: Floats, accuracy: Floats) -> GaussianProcess:
         return fit_gaussian_process(features, accuracy, config, seed, progress, ties, is_wired=is_wired)[0]
 
-    # A ceiling and an embedding have much to gain from the last fifth of the records (docs/decisions.md).
+    # A ceiling and an embedding have much to gain from the last fifth of the records (docs/decisions/0017).
     return condition(features_MF, accuracy_M), condition if ties is None else again
 
 

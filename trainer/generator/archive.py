@@ -1,7 +1,7 @@
 """The elite archive: the best architectures known for each of many budgets, and the search that fills it.
 
-The archive searches, the generator amortises (docs/decisions.md). Search is evolution over all budgets at once, then a
-local search that tries every one-decision neighbour of the front until none is better.
+The archive searches, the generator amortises (docs/decisions/0005). Search is evolution over all budgets at once, then
+a local search that tries every one-decision neighbour of the front until none is better.
 
 Axis letters: N = architectures, D = decisions, J = budgets of the grid, M = elites per budget.
 """
