@@ -133,9 +133,6 @@ class Settings(BaseSettings):
         ge=0,
         description="Request lines per second in the log; further ones are counted, crashes always told.",
     )
-    tracing: bool = Field(
-        default=False, description="Send OpenTelemetry traces (needs pnag[tracing]; OTEL_ variables say where to)."
-    )
 
     # -- going away
     drain_s: float = Field(
