@@ -19,6 +19,7 @@ from starlette.types import Scope
 
 from pnag.models.errors import BudgetError, BundleError, EncodingError, PnagError, SearchSpaceError, UnknownBundleError
 from pnag.service.contract.schemas import ArchitectureBody, FieldError, ProblemBody
+from pnag.service.request_state import RequestState
 from pnag.service.settings import SettingsError
 
 MEDIA_TYPE = "application/problem+json"
@@ -159,7 +160,7 @@ class Problem:
 
     def content(self, scope: Scope) -> bytes:
         """The JSON of a response to a request."""
-        body: dict[str, Any] = {**self.body(scope.get("pnag.request_id"))}
+        body: dict[str, Any] = {**self.body(RequestState.of(scope).request_id)}
         if scope["path"].startswith("/v2/"):
             body["error"] = self.detail  # where clients of the Open Inference Protocol look
         return orjson.dumps(body)

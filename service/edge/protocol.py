@@ -46,6 +46,8 @@ def send_at_once(send: Send, status: int, head: bytes, body: bytes) -> bool:
         return False
     if cycle.disconnected or cycle.response_started or not cycle.keep_alive or cycle.flow.write_paused:
         return False
+    if cycle.scope["method"] == "HEAD":
+        return False  # its answer has no body
     cycle.response_started = cycle.response_complete = True
     cycle.transport.write(b"%b%b\r\n%b" % (_default_heads.of(status, cycle.default_headers), head, body))
     cycle.message_event.set()
@@ -69,7 +71,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         app = self.app  # ours: server.py puts no proxy middleware around it
         self._settings: Settings = app.state.settings
-        self.app = app.front  # what the application would do first, without asking it
+        self.app = app.entry  # what the application would do first, without asking it
         if len(self.connections) > self._settings.max_connections:
             transport.close()
             return

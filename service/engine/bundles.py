@@ -5,6 +5,7 @@ assignment; requests that hold an old bundle finish with it.
 """
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,8 +32,6 @@ class Catalogue:
 
     bundles: tuple[LoadedBundle, ...] = ()
     default: str | None = None
-    mark: object = field(default_factory=object)
-    """Another one in each catalogue. Whoever keeps answers remembers this; the catalogue would keep bundles alive."""
 
     def get(self, wanted: str | None) -> LoadedBundle:
         """The bundle that `name`, `name@version` or None asks for; of several versions the newest.
@@ -59,6 +58,12 @@ class Catalogue:
     def names(self) -> list[str]:
         """Every `name@version`."""
         return [f"{b.name}@{b.version}" for b in self.bundles]
+
+    @cached_property
+    def digest(self) -> str:
+        """Equal for two catalogues that answer every request alike; to keep it does not keep the bundles alive."""
+        names = {name: bundle.digest for name, bundle in self._by_name.items()}
+        return hashlib.sha256(repr((self.default, sorted(names.items()))).encode()).hexdigest()
 
     @cached_property
     def _by_name(self) -> dict[str, LoadedBundle]:

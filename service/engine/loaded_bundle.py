@@ -57,28 +57,19 @@ class LoadedBundle:
         """
         low_ms, high_ms = self.generator.range_ms
         self._budget_share.observe((query.budget_ms - low_ms) / max(high_ms - low_ms, 1e-9))
-        self.check_room()
-        result = await self._queue.ask(query)
+        try:
+            result = await self._queue.ask(query)
+        except OverloadedError:
+            self._shed.inc()
+            raise
         if isinstance(result, BudgetError):
             if isinstance(result, InfeasibleBudgetError):
                 self._infeasible.inc()
             raise result
         return result
 
-    def check_room(self) -> None:
-        """Whether one more budget may wait.
-
-        Raises:
-            OverloadedError: if not.
-        """
-        try:
-            self._queue.check_room()
-        except OverloadedError:
-            self._shed.inc()
-            raise
-
     async def run(self, call: Callable[[], T]) -> T:
-        """Any other question to the generator, on the same threads: requests must not fight over the cores."""
+        """Ask the generator anything else, on the same threads: requests must not fight over the cores."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
 
     def remember(self, architecture_id: str, encoding: str) -> None:

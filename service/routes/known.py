@@ -17,6 +17,7 @@ from pnag.models.cost.latency_table import LatencyTable
 from pnag.models.errors import BudgetError
 from pnag.service.contract.bodies import bundle_ref, candidate_body, to_json
 from pnag.service.contract.documented import JSON, problems
+from pnag.service.contract.etag import not_modified
 from pnag.service.contract.schemas import BundleRef, CandidateBody
 from pnag.service.engine.loaded_bundle import LoadedBundle
 from pnag.service.routes.dependencies import BundlesDep
@@ -76,8 +77,9 @@ async def known(
     """The networks behind a bundle, with the bounds it can promise; for drawing beside `/pareto-front`."""
     bundle = bundles.catalogue.get(name)
     headers = {"etag": f'"known-{bundle.digest[:24]}"', "cache-control": "no-cache", "vary": "accept-encoding"}
-    if headers["etag"] in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=headers)
+    unchanged = not_modified(request, headers)
+    if unchanged is not None:
+        return unchanged
     ready = _ready.get(bundle)
     if ready is None:
         ready = _ready[bundle] = await bundle.run(lambda: _prepare(bundle))
