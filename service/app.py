@@ -49,19 +49,7 @@ DESCRIPTION = """A latency budget goes in, the best network that keeps it comes 
 Errors are `application/problem+json` with a stable `type`."""
 
 
-ROUTES = (
-    generate,
-    explain,
-    architectures,
-    model_files,
-    bundles,
-    feedback,
-    known,
-    health,
-    admin,
-    kserve,
-    page,
-)
+ROUTES = (generate, explain, architectures, model_files, bundles, feedback, known, health, admin, kserve, page)
 """In the order of the OpenAPI document."""
 
 
@@ -130,7 +118,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stack.callback(state.executor.shutdown, wait=True, cancel_futures=True)
         stack.callback(state.model_files.close)
         state.feedback = Feedback(settings, state.metrics)
-        stack.push_async_callback(state.feedback.close)
+        stack.push_async_callback(state.feedback.store.close)
         if state.redis:
             state.redis.start()
             stack.push_async_callback(state.redis.close)

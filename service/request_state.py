@@ -31,7 +31,7 @@ class RequestState:
         return state
 
     def attach(self, scope: Scope) -> None:
-        """Let `of` find this state."""
+        """Put it where `of` finds it."""
         scope[_KEY] = self
 
     def extend_deadline(self, seconds: float) -> None:

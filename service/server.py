@@ -1,4 +1,4 @@
-"""Runs the application under uvicorn: sockets, worker processes, exit."""
+"""Server process: runs the application under uvicorn, with its sockets, workers and exit."""
 
 import gc
 import os

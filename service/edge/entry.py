@@ -134,7 +134,7 @@ class Entry:
             return None
 
     async def _pass_on(self, scope: Scope, state: RequestState, receive: Receive, send: Send) -> int:
-        """Let the layers behind answer, within the limits of a request; the status they answered with."""
+        """Have the layers behind answer, within the limits of a request; return the status they answered with."""
         if state.body is None:
             state.body = await read_body(receive, self._max_body_bytes)
         status = 0

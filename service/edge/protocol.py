@@ -56,7 +56,7 @@ def send_at_once(send: Send, status: int, head: bytes, body: bytes) -> bool:
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Closes a connection that is idle for too long, that takes too long to send a whole request, or is one too many.
+    """Close a connection that is idle for too long, that takes too long to send a whole request, or is one too many.
 
     One timer per connection looks at it twice in each limit. uvicorn arms and cancels one for every request instead;
     that alone would cost a remembered answer a twentieth.
@@ -107,7 +107,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._look_later()
 
     def _state(self) -> tuple[object, float]:
-        """What the connection waits for, and for how long it may."""
+        """The thing that the connection waits for, and for how long it may."""
         # Both are None at first, whatever uvicorn's annotations say. `scope` is new from a request's first byte on,
         # `cycle` from the end of its headers.
         cycle: RequestResponseCycle | None = self.cycle

@@ -174,7 +174,7 @@ class Guard:
 
 
 def needs_guard(settings: Settings) -> bool:
-    """Whether there is anything to guard: a plain local service saves the trouble."""
+    """True if there is anything to guard: a plain local service saves the trouble."""
     return (
         settings.has_keys or settings.admin_port is not None or bool(settings.rate_limit_per_s) or not settings.is_local
     )

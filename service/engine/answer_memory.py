@@ -53,7 +53,7 @@ class AnswerMemory:
             self._replies[key] = Reply(content, "memory")
 
     def link_body(self, body: bytes, catalogue_digest: str, key: Key) -> None:
-        """Let a body lead to an answer that is kept, unless the bundles have changed since it was asked."""
+        """Link a body to an answer that is kept, unless the bundles have changed since it was asked."""
         reply = self._replies.get(key)
         if reply is None or catalogue_digest != self._catalogue_digest or len(body) > MAX_LINKED_BODY:
             return

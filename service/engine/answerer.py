@@ -46,7 +46,7 @@ class _LeaderGoneError(Exception):
 
 
 class Answerer:
-    """Answers generate requests with ready JSON bytes."""
+    """Answer budgets with ready JSON bytes."""
 
     def __init__(self, bundles: BundleStore, redis: "RedisCache | None", settings: Settings) -> None:
         self._bundles = bundles

@@ -1,6 +1,6 @@
 """The queue between requests and inference: whatever came in while all threads were busy becomes the next run.
 
-Nobody waits for a run to fill: waiting .5-5 ms for company only lost requests per second (docs/decisions.md). A thread
+Nobody waits for a run to fill: waiting 0.5-5 ms for company only lost requests per second (docs/decisions.md). A thread
 takes its next batch itself. It must not wait for the event loop to hand it one: that one is busiest when there is most
 to do.
 """
@@ -82,11 +82,7 @@ class InferenceQueue(Generic[Question, Reply]):
         return await job.reply
 
     def check_room(self) -> None:
-        """Whether one more may wait.
-
-        Raises:
-            OverloadedError: if not.
-        """
+        """Raise OverloadedError if one more may not wait."""
         now = perf_counter()
         limit = self._max_waiting_busy if now < self._busy_until else self._max_waiting
         if len(self._waiting) < limit:

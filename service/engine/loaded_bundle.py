@@ -28,7 +28,7 @@ SELF_TEST_TOLERANCE = 1e-3
 
 
 class LoadedBundle:
-    """Answers for one bundle. Nothing in here refers back to it: when the last request lets go, it is freed at once."""
+    """Answer for one bundle. Nothing in here refers back to it: when the last request lets go, it is freed at once."""
 
     def __init__(
         self, generators: Sequence[OnnxGenerator], executor: Executor, settings: Settings, metrics: Metrics
@@ -73,7 +73,7 @@ class LoadedBundle:
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
 
     def remember(self, architecture_id: str, encoding: str) -> None:
-        """Let an answered network be looked up by its id."""
+        """Keep an answered network, so that it can be looked up by its id."""
         self._recent[architecture_id] = encoding
 
     def encoding_of(self, architecture_id: str) -> str | None:
@@ -82,7 +82,7 @@ class LoadedBundle:
 
     @property
     def table_measured_at(self) -> datetime | None:
-        """When the latency table was measured; None where it does not say."""
+        """Time at which the latency table was measured; None where it does not say."""
         measured_at = self.bundle.latency_table.measured_at
         if measured_at is None:
             return None

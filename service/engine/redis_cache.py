@@ -64,7 +64,7 @@ class RedisCache:
         self._tasks = [asyncio.create_task(self._keep_trying()), asyncio.create_task(self._keep_writing())]
 
     async def close(self) -> None:
-        """Let go of the connections; what is not written yet is dropped."""
+        """Close the connections; what is not written yet is dropped."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -171,5 +171,5 @@ class RedisCache:
 
 
 def _check(key: str, value: bytes) -> bytes:
-    """What a value of ours starts with: others may write to the same Redis, and half a value is none."""
+    """The bytes that a value of ours starts with: others may write to the same Redis, and half a value is none."""
     return hashlib.blake2b(value, digest_size=CHECK_BYTES, key=key.encode()[:64]).digest()

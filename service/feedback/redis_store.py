@@ -40,7 +40,7 @@ class SharedReports:
                 raise NotReadyError("the report cannot be kept now; send it again later") from None
 
     async def all(self, digest: str) -> list[FieldReport]:
-        """Those that are kept, the newest first; what somebody else wrote there is left out."""
+        """Read those that are kept, the newest first; what somebody else wrote there is left out."""
         try:
             texts = await asyncio.wait_for(_lrange(self._client, self._prefix + digest), TIMEOUT_S)
         except (RedisError, OSError, TimeoutError):

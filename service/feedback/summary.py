@@ -1,4 +1,4 @@
-"""What devices in the field say they measured: kept, counted, and never used for an answer by itself.
+"""Store and summary of reports from the field: kept, counted, and never used for an answer by themselves.
 
 Whoever may ask may report, so a report is a claim. The last few thousand for each bundle are kept: in Redis where there
 is one (all replicas see the same), else in PNAG_FEEDBACK_FILE, else in this process; the metric outlives the last.
@@ -20,7 +20,7 @@ from pnag.service.telemetry.metrics import Metrics
 
 @dataclass(frozen=True)
 class Summary:
-    """How well promises were kept, by the reports that are kept."""
+    """Shares of kept and broken promises, by the reports that are kept."""
 
     num_reports: int
     over_fraction: float | None
@@ -37,16 +37,16 @@ class Summary:
 
 
 class ReportStore(Protocol):
-    """Where reports are kept, by the digest of their bundle."""
+    """A place that keeps reports, by the digest of their bundle."""
 
     async def add(self, digest: str, report: FieldReport) -> None:
         """Keep one more, and let the oldest go if there are too many."""
 
     async def all(self, digest: str) -> list[FieldReport]:
-        """Those that are kept, the newest first."""
+        """Read those that are kept, the newest first."""
 
     async def close(self) -> None:
-        """Let go of what it holds."""
+        """Close what it holds open."""
 
 
 class LocalReports:
@@ -90,7 +90,7 @@ class LocalReports:
         )
 
     async def all(self, digest: str) -> list[FieldReport]:
-        """Those that are kept, the newest first."""
+        """Read those that are kept, the newest first."""
         rows = self._database.execute("SELECT report FROM reports WHERE digest = ? ORDER BY id DESC", (digest,))
         return [FieldReport(**json.loads(text)) for (text,) in rows]
 
@@ -100,10 +100,10 @@ class LocalReports:
 
 
 class Feedback:
-    """Takes reports and tells of them."""
+    """The store of reports, and the metric of those that came to this process."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self._store = _store(settings)
+        self.store = _store(settings)
         self._ratio = Histogram(
             "pnag_feedback_ratio",
             "Networks measured in the field: measured latency as a share of the bundle's promised bound; over 1 the "
@@ -119,20 +119,8 @@ class Feedback:
         Raises:
             NotReadyError: if it cannot be kept now; then it is not counted either.
         """
-        await self._store.add(digest, report)
+        await self.store.add(digest, report)
         self._ratio.labels(bundle).observe(report.ratio)
-
-    async def all(self, digest: str) -> list[FieldReport]:
-        """The reports on a bundle that are kept, the newest first.
-
-        Raises:
-            NotReadyError: if they cannot be read now.
-        """
-        return await self._store.all(digest)
-
-    async def close(self) -> None:
-        """Let go of the store."""
-        await self._store.close()
 
 
 def _store(settings: Settings) -> ReportStore:

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from pnag.service.contract.documented import problems
+from pnag.service.contract.openapi import problems
 from pnag.service.contract.schemas import ReloadedBody
 from pnag.service.routes.dependencies import ReloaderDep, StateDep
 

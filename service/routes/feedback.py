@@ -1,4 +1,4 @@
-"""Devices in the field say what they measured; operators see whether promises hold."""
+"""Reports from the field: devices send them, operators see whether promises hold."""
 
 import csv
 import io
@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
 from pnag.service.contract.bodies import bundle_ref, to_json
-from pnag.service.contract.documented import CSV, JSON, problems
 from pnag.service.contract.json_body import JsonRoute
+from pnag.service.contract.openapi import CSV, JSON, problems
 from pnag.service.contract.problems import ConflictingFieldsError, UnknownArchitectureError
 from pnag.service.contract.schemas import BundleName, BundleRef, Positive
 from pnag.service.feedback.report import FieldReport
@@ -120,7 +120,7 @@ async def bundle_feedback(
 ) -> Response:
     """Whether a bundle's promises hold in the field, by device; the reports themselves with `Accept: text/csv`."""
     bundle = bundles.catalogue.get(name)
-    reports = await feedback.all(bundle.digest)
+    reports = await feedback.store.all(bundle.digest)
     if prefers_csv(request.headers.get("accept", "")):
         return Response(reports_csv(reports), media_type=CSV, headers={"vary": "accept"})
     by_device: dict[str, list[FieldReport]] = {}

@@ -1,12 +1,12 @@
-"""Budgets in, networks out."""
+"""`POST /generate` and `/generate/batch`: budgets in, networks out."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
 from pnag.service.contract.bodies import to_json
-from pnag.service.contract.documented import JSON, LOOK_UP_AGAIN, problems
 from pnag.service.contract.json_body import JsonRoute
+from pnag.service.contract.openapi import JSON, LOOK_UP_AGAIN, problems
 from pnag.service.contract.problems import ConflictingFieldsError, check_count, problem_of
 from pnag.service.contract.schemas import AnswerBody, BatchBody, BatchRequest, GenerateQuery, GenerateRequest
 from pnag.service.routes.dependencies import AnswererDep, BundlesDep, SettingsDep, StateDep, TimeoutHeader

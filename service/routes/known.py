@@ -1,4 +1,4 @@
-"""What a bundle knows beside its front: the networks it was trained on, named references, the bounds it can promise.
+"""Knowledge of a bundle beside its front: the networks it was trained on, named references, the bounds it can promise.
 
 All of it is fixed when the bundle is loaded, so it is worked out once for each bundle and kept as bytes, gzipped too:
 compressing it for each request would hold up everybody else's for 60 ms.
@@ -16,8 +16,8 @@ from typing_extensions import TypedDict
 from pnag.models.cost.latency_table import LatencyTable
 from pnag.models.errors import BudgetError
 from pnag.service.contract.bodies import bundle_ref, candidate_body, to_json
-from pnag.service.contract.documented import JSON, problems
 from pnag.service.contract.etag import not_modified
+from pnag.service.contract.openapi import JSON, problems
 from pnag.service.contract.schemas import BundleRef, CandidateBody
 from pnag.service.engine.loaded_bundle import LoadedBundle
 from pnag.service.routes.dependencies import BundlesDep

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.responses import StreamingResponse
 
 from pnag.models.space.search_space import Architecture
-from pnag.service.contract.documented import GET_MODEL, problems
 from pnag.service.contract.etag import not_modified
+from pnag.service.contract.openapi import GET_MODEL, problems
 from pnag.service.contract.problems import NoWeightsError
 from pnag.service.engine.loaded_bundle import LoadedBundle
 from pnag.service.engine.model_files import ModelFile

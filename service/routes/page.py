@@ -67,7 +67,7 @@ class Site:
 
 @cache
 def site() -> Site:
-    """What service/web holds."""
+    """The files of service/web."""
     paths = sorted(path for path in WEB.rglob("*") if path.suffix in MEDIA_TYPES)
     files = {path.relative_to(WEB).as_posix(): path.read_bytes() for path in paths}
     digest = hashlib.sha256()

@@ -20,7 +20,7 @@ _TRACE_PARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2
 
 
 class RequestLog:
-    """Notes how requests ended. When busy, only a sample of them and every crash get a line."""
+    """Note how requests ended. When busy, only a sample of them and every crash get a line."""
 
     def __init__(self, metrics: Metrics, *, lines_per_s: int) -> None:
         self._request_seconds = metrics.request_seconds

@@ -138,7 +138,7 @@ def test_reports_in_a_file_outlive_the_service_and_are_shared(
     first, second = (make_client(feedback_file=file) for _ in range(2))
     send(first, 0.5)
     send(second, 1.5)
-    asyncio.run(first.app.state.feedback.close())  # type: ignore[attr-defined]
+    asyncio.run(first.app.state.feedback.store.close())  # type: ignore[attr-defined]
     assert make_client(feedback_file=file).get("/bundles/tiny/feedback").json()["num_reports"] == 2
 
 
