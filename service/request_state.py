@@ -1,38 +1,36 @@
 """The notes that the layers of the service leave for each other about one request."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.types import Scope
 
-_KEY = "pnag"
+STATE_KEY = "pnag"
+"""Of a request's state in its ASGI scope."""
 
 
-@dataclass(slots=True)
+@dataclass
 class RequestState:
     """One request, from its headers to its line in the log; made by `edge/entry.py`."""
 
     headers: dict[bytes, bytes]
     request_id: str
-    body: bytes | None = None
+    # Not set when made: most requests need none of these, and would pay for each.
+    body: bytes | None = field(default=None, init=False)
     """None until it has been read."""
-    route: str | None = None
+    route: str | None = field(default=None, init=False)
     """Set where a request is answered without the framework, which would know."""
-    cache: str = "-"
+    cache: str = field(default="-", init=False)
     """Where the answer came from: memory, redis, shared, miss, or - where there is no cache."""
-    api_key: str | None = None
+    api_key: str | None = field(default=None, init=False)
     """Name of the caller's key."""
-    deadline: asyncio.Timeout | None = None
+    deadline: asyncio.Timeout | None = field(default=None, init=False)
 
     @classmethod
     def of(cls, scope: Scope) -> "RequestState":
         """The state of a request that came in by the entry."""
-        state: RequestState = scope[_KEY]
+        state: RequestState = scope[STATE_KEY]
         return state
-
-    def attach(self, scope: Scope) -> None:
-        """Put it where `of` finds it."""
-        scope[_KEY] = self
 
     def extend_deadline(self, seconds: float) -> None:
         """Give the request so long from now, whatever it had."""

@@ -25,7 +25,7 @@ from pnag.service.edge.security import Guard
 from pnag.service.engine.answer_memory import Reply
 from pnag.service.engine.answerer import Answerer
 from pnag.service.lifecycle import Lifecycle
-from pnag.service.request_state import RequestState
+from pnag.service.request_state import STATE_KEY, RequestState
 from pnag.service.settings import Settings
 from pnag.service.telemetry.request_log import CLIENT_GONE, RequestLog
 
@@ -82,8 +82,7 @@ class Entry:
             request_id = sent_id.decode()
         else:
             request_id = f"{self._prefix}-{next(self._numbers):x}"
-        state = RequestState(headers, request_id)
-        state.attach(scope)
+        state = scope[STATE_KEY] = RequestState(headers, request_id)
         status = CLIENT_GONE
         try:
             if self._guard is not None:

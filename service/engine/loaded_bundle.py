@@ -55,13 +55,13 @@ class LoadedBundle:
             BudgetError: as the runtime does.
             OverloadedError: if too many wait.
         """
-        low_ms, high_ms = self.generator.range_ms
-        self._budget_share.observe((query.budget_ms - low_ms) / max(high_ms - low_ms, 1e-9))
         try:
             result = await self._queue.ask(query)
         except OverloadedError:
             self._shed.inc()
             raise
+        low_ms, high_ms = self.generator.range_ms
+        self._budget_share.observe((query.budget_ms - low_ms) / max(high_ms - low_ms, 1e-9))
         if isinstance(result, BudgetError):
             if isinstance(result, InfeasibleBudgetError):
                 self._infeasible.inc()
