@@ -5,7 +5,6 @@ compressing it for each request would hold up everybody else's for 60 ms.
 """
 
 import gzip
-from dataclasses import dataclass
 from typing import Annotated
 from weakref import WeakKeyDictionary
 
@@ -28,16 +27,8 @@ COVERAGES = (0.5, 0.8, 0.9, 0.95, 0.99)
 router = APIRouter(tags=["bundles"])
 
 
-@dataclass(frozen=True)
-class _Ready:
-    """One bundle's answer."""
-
-    plain: bytes
-    gzipped: bytes
-
-
-_ready: WeakKeyDictionary[LoadedBundle, _Ready] = WeakKeyDictionary()
-"""Answers; each goes when its bundle does."""
+_ready: WeakKeyDictionary[LoadedBundle, tuple[bytes, bytes]] = WeakKeyDictionary()
+"""Answers, plain and gzipped; each goes when its bundle does."""
 
 
 class BoundBody(TypedDict):
@@ -83,14 +74,15 @@ async def known(
     ready = _ready.get(bundle)
     if ready is None:
         ready = _ready[bundle] = await bundle.run(lambda: _prepare(bundle))
+    plain, gzipped = ready
     if "gzip" in request.headers.get("accept-encoding", ""):
-        return Response(ready.gzipped, media_type=JSON, headers={**headers, "content-encoding": "gzip"})
-    return Response(ready.plain, media_type=JSON, headers=headers)
+        return Response(gzipped, media_type=JSON, headers={**headers, "content-encoding": "gzip"})
+    return Response(plain, media_type=JSON, headers=headers)
 
 
-def _prepare(bundle: LoadedBundle) -> _Ready:
+def _prepare(bundle: LoadedBundle) -> tuple[bytes, bytes]:
     plain = to_json(known_body(bundle))
-    return _Ready(plain, gzip.compress(plain, 6, mtime=0))
+    return plain, gzip.compress(plain, 6, mtime=0)
 
 
 def known_body(bundle: LoadedBundle) -> KnownBody:
