@@ -1,9 +1,9 @@
 """The application, put together. Nothing happens at import."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,15 +13,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pnag.service.contract.openapi import document_problems
 from pnag.service.contract.problems import add_handlers
-from pnag.service.edge.entry import Front
-from pnag.service.edge.hot_path import HotPath
-from pnag.service.edge.limits import Patience, ReadBody
-from pnag.service.edge.pareto_front_cache import FrontCache
+from pnag.service.edge.entry import Entry
+from pnag.service.edge.pareto_front_cache import ParetoFrontCache
 from pnag.service.edge.security import ApiKeys, Guard, needs_guard
 from pnag.service.engine.answerer import Answerer
 from pnag.service.engine.bundles import BundleStore
 from pnag.service.engine.loaded_bundle import LoadedBundle, open_bundle
 from pnag.service.engine.model_files import ModelFiles
+from pnag.service.feedback.summary import Feedback
 from pnag.service.lifecycle import Lifecycle
 from pnag.service.reloader import Reloader
 from pnag.service.routes import (
@@ -50,17 +49,21 @@ DESCRIPTION = """A latency budget goes in, the best network that keeps it comes 
 Errors are `application/problem+json` with a stable `type`."""
 
 
-class Application(FastAPI):
-    """FastAPI with our layers around all of it: a hot request must not enter it, and no error of it may get out."""
+ROUTES = (generate, explain, architectures, model_files, bundles, feedback, known, health, admin, kserve, page)
+"""In the order of the OpenAPI document."""
 
-    front: ASGIApp
+
+class Application(FastAPI):
+    """FastAPI with our entry around all of it: a hot request must not enter it, and no error of it may get out."""
+
+    entry: ASGIApp
     """The outermost layer."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.front(scope, receive, send)
+        await self.entry(scope, receive, send)
 
     async def framework(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """What FastAPI itself would do."""
+        """Do what FastAPI itself would."""
         await super().__call__(scope, receive, send)
 
 
@@ -70,8 +73,64 @@ def create_app(settings: Settings) -> Application:
     Raises:
         SettingsError: if an API key is not as it should be.
     """
+    app = Application(
+        title="PNAG", version=VERSION, description=DESCRIPTION, lifespan=_lifespan, docs_url=None, redoc_url=None
+    )
     executor = ThreadPoolExecutor(settings.inference_threads, thread_name_prefix="inference")
     metrics = Metrics()
+    lifecycle = Lifecycle()
+    keys = ApiKeys(settings) if settings.has_keys else None
+    store = BundleStore(settings.bundles, _loader(settings, executor, metrics), metrics, settings.default_bundle)
+    redis = _redis(settings, metrics)
+    answerer = Answerer(store, redis, settings)
+    app.entry = Entry(
+        ParetoFrontCache(GZipMiddleware(app.framework, minimum_size=4096, compresslevel=6), store),
+        answerer=answerer,
+        guard=Guard(settings, keys, metrics) if needs_guard(settings) else None,
+        lifecycle=lifecycle,
+        request_log=RequestLog(metrics, lines_per_s=settings.log_requests_per_s),
+        settings=settings,
+    )
+    app.state.settings = settings
+    app.state.executor = executor
+    app.state.bundles = store
+    app.state.redis = redis
+    app.state.answerer = answerer
+    app.state.model_files = ModelFiles(settings.model_cache, settings.model_cache_mb * 1_000_000)
+    app.state.reloader = Reloader(store, keys)
+    app.state.lifecycle = lifecycle
+    app.state.metrics = metrics
+    for module in ROUTES:
+        app.include_router(module.router)
+    add_handlers(app)
+    document_problems(app)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Ready what the routes need, and let go of it in the end."""
+    state, settings = app.state, app.state.settings
+    if not state.bundles.catalogue.bundles:
+        state.bundles.load_all()
+    app.openapi()  # FastAPI builds its routes when first needed, 0.2 s: not on the first caller's time
+    async with AsyncExitStack() as stack:
+        stack.callback(state.executor.shutdown, wait=True, cancel_futures=True)
+        stack.callback(state.model_files.close)
+        state.feedback = Feedback(settings, state.metrics)
+        stack.push_async_callback(state.feedback.store.close)
+        if state.redis:
+            state.redis.start()
+            stack.push_async_callback(state.redis.close)
+        if settings.watch_interval_s:
+            watch = asyncio.create_task(state.reloader.watch(settings.watch_interval_s))
+            stack.callback(watch.cancel)
+        stack.callback(state.lifecycle.listen(drain_s=settings.drain_s, reload=state.reloader.soon))
+        yield
+
+
+def _loader(settings: Settings, executor: Executor, metrics: Metrics) -> Callable[[Path], LoadedBundle]:
+    """The function that readies the bundle in a folder."""
 
     def load(folder: Path) -> LoadedBundle:
         first = open_bundle(folder)
@@ -81,74 +140,7 @@ def create_app(settings: Settings) -> Application:
             generator.num_candidates = settings.num_candidates
         return LoadedBundle(generators, executor, settings, metrics)
 
-    store = BundleStore(settings.bundles, load, metrics, settings.default_bundle)
-    redis = _redis(settings, metrics)
-    keys = ApiKeys(settings) if settings.has_keys else None
-    files = ModelFiles(settings.model_cache, settings.model_cache_mb * 1_000_000)
-    lifecycle = Lifecycle()
-    reloader = Reloader(store, keys)
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        if not store.catalogue.bundles:
-            store.load_all()
-        app.openapi()  # FastAPI builds its routes when first needed, .2 s: not on the first caller's time
-        if redis:
-            redis.start()
-        watch = asyncio.create_task(reloader.watch(settings.watch_interval_s)) if settings.watch_interval_s else None
-        stop_listening = lifecycle.listen(drain_s=settings.drain_s, reload=reloader.soon)
-        try:
-            yield
-        finally:
-            stop_listening()
-            if watch:
-                watch.cancel()
-            if redis:
-                await redis.close()
-            files.close()
-            executor.shutdown(wait=True, cancel_futures=True)
-
-    answerer = Answerer(store, redis, settings)
-
-    app = Application(
-        title="PNAG", version=VERSION, description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
-    )
-    behind: ASGIApp = GZipMiddleware(app.framework, minimum_size=4096, compresslevel=6)
-    behind = Patience(behind, timeout_s=settings.request_timeout_s)
-    behind = FrontCache(behind, store)
-    behind = ReadBody(behind, max_bytes=settings.max_body_bytes)
-    app.front = Front(
-        behind,
-        guard=Guard(settings, keys, metrics) if needs_guard(settings) else None,
-        hot_path=HotPath(answerer, store, settings),
-        lifecycle=lifecycle,
-        request_log=RequestLog(metrics, lines_per_s=settings.log_requests_per_s),
-    )
-    app.state.settings = settings
-    app.state.bundles = store
-    app.state.answerer = answerer
-    app.state.model_files = files
-    app.state.redis = redis
-    app.state.reloader = reloader
-    app.state.lifecycle = lifecycle
-    app.state.metrics = metrics
-    for module in (
-        generate,
-        explain,
-        architectures,
-        model_files,
-        bundles,
-        feedback,
-        known,
-        health,
-        admin,
-        kserve,
-        page,
-    ):
-        app.include_router(module.router)
-    add_handlers(app)
-    document_problems(app)
-    return app
+    return load
 
 
 def _redis(settings: Settings, metrics: Metrics) -> "RedisCache | None":

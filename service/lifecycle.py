@@ -1,4 +1,4 @@
-"""Where the process stands between start and exit, and the signals that move it."""
+"""State of the process between start and exit, and the signals that move it."""
 
 import asyncio
 import signal
@@ -20,7 +20,7 @@ class Lifecycle:
     """The process is about to end: it answers, but is not ready, and asks its callers to connect anew."""
 
     def listen(self, *, drain_s: float, reload: Callable[[], None]) -> Callable[[], None]:
-        """Let SIGTERM drain before it ends the server, and SIGHUP reload; returns what undoes it.
+        """Make SIGTERM drain before it ends the server, and SIGHUP reload; return what undoes it.
 
         The server's own handler must be installed already: it is called when the draining is over, or by a second
         SIGTERM. Outside the main thread (in tests) there are no signals to listen to.

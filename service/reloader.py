@@ -1,4 +1,4 @@
-"""Everything that can be replaced while the service runs: bundles and API keys. Asked by a clock, SIGHUP, or /admin."""
+"""Reload of what may change while the service runs: bundles and API keys. A clock, SIGHUP, or /admin asks for it."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ log = structlog.get_logger("pnag.reload")
 
 
 class Reloader:
-    """Reloads, and never takes anything away because the new one is wrong."""
+    """Reload bundles and keys, and never take anything away because the new one is wrong."""
 
     def __init__(self, bundles: BundleStore, keys: ApiKeys | None) -> None:
         self._bundles = bundles

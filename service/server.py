@@ -1,4 +1,4 @@
-"""Runs the application under uvicorn: sockets, worker processes, exit."""
+"""Server process: runs the application under uvicorn, with its sockets, workers and exit."""
 
 import gc
 import os
@@ -19,9 +19,6 @@ from pnag.service.settings import Settings, SettingsError
 from pnag.service.telemetry.logs import configure_logs
 
 # On every answer. Here and not in a layer, because uvicorn checks each header of each answer, but these only once.
-SWITCH_INTERVAL_S = 0.001
-"""Python's own 5 ms are as long as a run: event loop and inference threads would wait so long for each other."""
-
 SECURITY_HEADERS = [("x-content-type-options", "nosniff")]
 
 
@@ -48,7 +45,6 @@ def make_worker(settings: Settings) -> FastAPI:
     from pnag.service.telemetry.metrics import forget_dead_workers
 
     configure_logs(settings)
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     keep_memory_together()
     forget_dead_workers()
     app = create_app(settings)

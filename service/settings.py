@@ -18,7 +18,7 @@ class SettingsError(PnagError):
 
 
 class Settings(BaseSettings):
-    """How the service runs. Read once, when the application is built; never changed afterwards."""
+    """Settings of the service. Read once, when the application is built; never changed afterwards."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
 
@@ -54,19 +54,14 @@ class Settings(BaseSettings):
 
     # -- load
     inference_threads: int = Field(
-        default=2,
-        ge=1,
-        le=64,
-        description="Runs of the generator at a time; more than cores slow each other down.",
+        default=2, ge=1, le=64, description="Runs of the generator at a time; more than cores slow each other down."
     )
     max_batch_size: int = Field(default=16, ge=1, le=1024, description="Budgets answered in one run of the generator.")
     max_waiting: int = Field(
         default=128, ge=1, description="Budgets that may wait for a run; further ones are answered 503 at once."
     )
     max_waiting_busy: int = Field(
-        default=16,
-        ge=1,
-        description="The same once somebody had to be refused, until nobody has been for a second.",
+        default=16, ge=1, description="The same once somebody had to be refused, until nobody has been for a second."
     )
     max_items: int = Field(
         default=256, ge=1, le=10_000, description="Budgets in one /generate/batch, encodings in one /predict."
@@ -133,9 +128,6 @@ class Settings(BaseSettings):
         ge=0,
         description="Request lines per second in the log; further ones are counted, crashes always told.",
     )
-    tracing: bool = Field(
-        default=False, description="Send OpenTelemetry traces (needs pnag[tracing]; OTEL_ variables say where to)."
-    )
 
     # -- going away
     drain_s: float = Field(
@@ -165,12 +157,12 @@ class Settings(BaseSettings):
 
     @property
     def has_keys(self) -> bool:
-        """Whether callers must show an API key."""
+        """True if callers must show an API key."""
         return self.api_keys is not None or self.api_keys_file is not None
 
     @property
     def is_local(self) -> bool:
-        """Whether only this machine can connect."""
+        """True if only this machine can connect."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:

@@ -1,1 +1,1 @@
-"""What goes over the wire: schemas, bodies, problems, the OpenAPI document."""
+"""The contract with callers: schemas, bodies, problems, the OpenAPI document."""

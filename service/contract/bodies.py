@@ -1,4 +1,4 @@
-"""From what the runtime says to what the service says: fractions become percent, units get their names.
+"""Bodies of answers, made from what the runtime says: fractions become percent, units get their names.
 
 The only place where values are converted. Nothing is rounded that a client could miss: 4 decimals of a percent and of
 a millisecond, all digits of MACs and parameters.
@@ -81,12 +81,12 @@ def candidate_body(space: SearchSpace, candidate: Candidate) -> CandidateBody:
 
 
 def bundle_ref(bundle: Bundle) -> BundleRef:
-    """Which bundle answered."""
+    """Name and version of the bundle that answered."""
     return {"name": bundle.name, "version": bundle.version}
 
 
 def links(bundle: Bundle, architecture: Architecture) -> Links:
-    """Where a network can be looked up again and, if the bundle has its weights, fetched."""
+    """Addresses to look a network up again and, if the bundle has its weights, to fetch it."""
     here = f"/architectures/{architecture.id}"
     can_run = bundle.has_weights_of(architecture.encoding)
     return {"self": here, "model": f"{here}/model.onnx"} if can_run else {"self": here}

@@ -123,7 +123,7 @@ def explain_body(bundle: Bundle, explanation: Explanation) -> ExplainBody:
 
 
 def explain_lines(bundle: Bundle, explanation: Explanation) -> Iterator[str]:
-    """The same for people."""
+    """The explanation as lines for people."""
     best = explanation.answer.best
     limit = {"none": "no limit binds: this is the best network of the whole front"}
     yield best.architecture.encoding

@@ -39,12 +39,12 @@ class _JsonRequest(Request):
 
 
 def is_json(content_type: str) -> bool:
-    """Whether a content type is JSON, with or without parameters."""
+    """True for the content type JSON, with or without parameters."""
     return content_type.partition(";")[0].strip().lower() == "application/json"
 
 
 def refuse_encoding(request: Request) -> None:
-    """Raises HTTPException 415 for a compressed body: a few bytes of it could be gigabytes."""
+    """Raise HTTPException 415 for a compressed body: a few bytes of it could be gigabytes."""
     encoding = request.headers.get("content-encoding", "identity")
     if encoding != "identity":
         raise HTTPException(415, f"content-encoding {encoding!r} is not supported; send the body as it is")

@@ -1,4 +1,4 @@
-"""From an error to a status and one body: `application/problem+json` (RFC 9457).
+"""Problems: each error becomes a status and one body, `application/problem+json` (RFC 9457).
 
 `type` is what a program acts on and never changes meaning; docs/service.md lists them all. `detail` is for people.
 """
@@ -19,107 +19,76 @@ from starlette.types import Scope
 
 from pnag.models.errors import BudgetError, BundleError, EncodingError, PnagError, SearchSpaceError, UnknownBundleError
 from pnag.service.contract.schemas import ArchitectureBody, FieldError, ProblemBody
+from pnag.service.request_state import RequestState
 from pnag.service.settings import SettingsError
 
 MEDIA_TYPE = "application/problem+json"
 PREFIX = "urn:pnag:problem:"
+SHOW_A_KEY = MappingProxyType({"www-authenticate": "Bearer"})
 RETRY_SOON = MappingProxyType({"retry-after": "1"})
 
 
 class ServiceError(Exception):
     """A request that cannot be answered for a reason that lies with the service; see the sub-classes."""
 
-    code = "internal-error"
-    status = 500
-    headers: Mapping[str, str] = MappingProxyType({})
+    code: str
+    status: int
+    headers: Mapping[str, str]
+
+    def __init_subclass__(cls, code: str, status: int = 422, headers: Mapping[str, str] = MappingProxyType({})) -> None:
+        cls.code, cls.status, cls.headers = code, status, headers
 
 
-class InvalidRequestError(ServiceError):
+class InvalidRequestError(ServiceError, code="invalid-request"):
     """One field says something that its schema alone cannot refuse."""
-
-    code = "invalid-request"
-    status = 422
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
         self.field, self.message = field, message
 
 
-class ConflictingFieldsError(InvalidRequestError):
+class ConflictingFieldsError(InvalidRequestError, code="conflicting-fields"):
     """Each field is as its schema wants it, but together they say too little, too much, or two things."""
 
-    code = "conflicting-fields"
 
-
-class OverloadedError(ServiceError):
+class OverloadedError(ServiceError, code="overloaded", status=503, headers=RETRY_SOON):
     """Too many are waiting: come back later."""
 
-    code = "overloaded"
-    status = 503
-    headers = RETRY_SOON
 
-
-class DeadlineError(ServiceError):
+class DeadlineError(ServiceError, code="deadline-exceeded", status=503, headers=RETRY_SOON):
     """It took longer than the caller, or the operator, wants to wait."""
 
-    code = "deadline-exceeded"
-    status = 503
-    headers = RETRY_SOON
 
-
-class BodyTooLargeError(ServiceError):
+class BodyTooLargeError(ServiceError, code="body-too-large", status=413):
     """More bytes than the operator allows."""
 
-    code = "body-too-large"
-    status = 413
 
-
-class UnauthorizedError(ServiceError):
+class UnauthorizedError(ServiceError, code="unauthorized", status=401, headers=SHOW_A_KEY):
     """No API key, or one that is not ours."""
 
-    code = "unauthorized"
-    status = 401
-    headers = MappingProxyType({"www-authenticate": "Bearer"})
 
-
-class ForbiddenError(ServiceError):
+class ForbiddenError(ServiceError, code="forbidden", status=403):
     """The API key does not reach this far."""
 
-    code = "forbidden"
-    status = 403
 
-
-class RateLimitedError(ServiceError):
+class RateLimitedError(ServiceError, code="rate-limited", status=429):
     """More requests than this caller may make."""
-
-    code = "rate-limited"
-    status = 429
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
         self.headers = {"retry-after": str(ceil(retry_after_s))}
 
 
-class NotReadyError(ServiceError):
+class NotReadyError(ServiceError, code="not-ready", status=503, headers=RETRY_SOON):
     """The service is starting or going away."""
 
-    code = "not-ready"
-    status = 503
-    headers = RETRY_SOON
 
-
-class BundleRequiredError(ServiceError):
+class BundleRequiredError(ServiceError, code="bundle-required"):
     """Several bundles are loaded, and the request leaves open which one it means."""
 
-    code = "bundle-required"
-    status = 422
 
-
-class InfeasibleError(ServiceError):
+class InfeasibleError(ServiceError, code="infeasible-budget"):
     """No network of the bundle fits; carries the one that comes nearest."""
-
-    code = "infeasible-budget"
-    status = 422
 
     def __init__(self, message: str, smallest_feasible_ms: float | None, architecture: ArchitectureBody) -> None:
         super().__init__(message)
@@ -127,18 +96,12 @@ class InfeasibleError(ServiceError):
         self.architecture = architecture
 
 
-class UnknownArchitectureError(ServiceError):
+class UnknownArchitectureError(ServiceError, code="unknown-architecture", status=404):
     """No loaded bundle knows this id."""
 
-    code = "unknown-architecture"
-    status = 404
 
-
-class NoWeightsError(ServiceError):
+class NoWeightsError(ServiceError, code="no-weights", status=404):
     """The bundle predicts the network, but holds no weights to build it."""
-
-    code = "no-weights"
-    status = 404
 
 
 @dataclass(frozen=True)
@@ -159,7 +122,7 @@ class Problem:
 
     def content(self, scope: Scope) -> bytes:
         """The JSON of a response to a request."""
-        body: dict[str, Any] = {**self.body(scope.get("pnag.request_id"))}
+        body: dict[str, Any] = {**self.body(RequestState.of(scope).request_id)}
         if scope["path"].startswith("/v2/"):
             body["error"] = self.detail  # where clients of the Open Inference Protocol look
         return orjson.dumps(body)
@@ -225,7 +188,7 @@ def problem_of(exc: Exception) -> Problem:
 
 
 def check_count(field: str, count: int, max_count: int) -> None:
-    """Raises InvalidRequestError if a list is longer than the operator allows."""
+    """Raise InvalidRequestError if a list is longer than the operator allows."""
     if count > max_count:
         raise InvalidRequestError(field, f"{count} items; send at most {max_count} at once (PNAG_MAX_ITEMS)")
 
@@ -247,7 +210,7 @@ def _field_error(error: Any) -> FieldError:
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Let every error leave as a problem, those of the framework too."""
+    """Make every error leave as a problem, those of the framework too."""
 
     async def handle(request: Request, exc: Exception) -> Response:
         return problem_of(exc).response(request.scope)

@@ -1,4 +1,4 @@
-"""What goes in and what comes out, as the OpenAPI document shows it.
+"""Bodies of requests and answers, as the OpenAPI document shows them.
 
 Requests are checked models: unknown fields, numbers as text and infinities are refused. Answers are typed dictionaries:
 mypy checks that they are built whole, and nothing is checked again at run time.

@@ -1,10 +1,10 @@
-"""What a request may cost: bytes of body, seconds of waiting, and only while its caller still listens."""
+"""Limits on a request: bytes of body, seconds of waiting, and only while its caller still listens."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive
 
 from pnag.service.contract.problems import BodyTooLargeError, DeadlineError
 
@@ -15,31 +15,15 @@ class ClientGoneError(Exception):
     """The caller hung up: there is nobody to answer."""
 
 
-class ReadBody:
-    """Reads the body into `pnag.body` before the framework looks at the request; too large a one is refused."""
-
-    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            await read_body(scope, receive, self._max_bytes)
-        await self._app(scope, receive, send)
-
-
-async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
-    """The whole body, kept as `pnag.body`. How long it may take is for the connection (`edge/protocol.py`).
+async def read_body(receive: Receive, max_bytes: int) -> bytes:
+    """Read the whole body. How long it may take is for the connection (`edge/protocol.py`).
 
     Raises:
         BodyTooLargeError: before more of it is read than may be.
         ClientGoneError: if the caller hangs up half way.
     """
-    body: bytes | None = scope.get("pnag.body")
-    if body is not None:
-        return body
     message = await receive()
-    body = message.get("body", b"")
+    body: bytes = message.get("body", b"")
     while message.get("more_body") and len(body) <= max_bytes:
         message = await receive()
         body += message.get("body", b"")
@@ -47,37 +31,20 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
         raise ClientGoneError
     if len(body) > max_bytes:
         raise BodyTooLargeError(f"the body has more than {max_bytes} bytes (PNAG_MAX_BODY_BYTES)")
-    scope["pnag.body"] = body
     return body
 
 
-class Patience:
-    """Ends what the framework does for a request when its time is up or its caller is gone."""
-
-    def __init__(self, app: ASGIApp, *, timeout_s: float) -> None:
-        self._app = app
-        self._timeout_s = timeout_s
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        timeout_s = asked_timeout_s(scope["pnag.headers"], self._timeout_s) or self._timeout_s
-        async with patience(receive, timeout_s) as (gone, deadline):
-            scope["pnag.prolong"] = lambda seconds: deadline.reschedule(asyncio.get_running_loop().time() + seconds)
-            await self._app(scope, _replay(scope["pnag.body"], gone), send)
-
-
 @asynccontextmanager
-async def patience(receive: Receive, timeout_s: float) -> AsyncIterator[tuple[asyncio.Event, asyncio.Timeout]]:
-    """Cancels its block when the time is up or the caller hangs up; yields an event that is set then, and the deadline.
+async def time_limit(receive: Receive, timeout_s: float) -> AsyncIterator[tuple[asyncio.Event, asyncio.Timeout]]:
+    """Cancel the block when the time is up or the caller hangs up; yield an event that is set then, and the deadline.
 
     Raises:
         DeadlineError, ClientGoneError: in place of the cancellation.
     """
-    task = asyncio.current_task()
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     gone = asyncio.Event()
+    watcher: asyncio.Task[None] | None = None
 
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -85,7 +52,12 @@ async def patience(receive: Receive, timeout_s: float) -> AsyncIterator[tuple[as
         gone.set()
         task.cancel()
 
-    watcher = asyncio.create_task(watch())
+    def start_watching() -> None:
+        nonlocal watcher
+        watcher = loop.create_task(watch())
+
+    # Not before the block waits for something: what is refused at once should not pay for a task.
+    start = loop.call_soon(start_watching)
     deadline = asyncio.timeout(timeout_s)
     try:
         async with deadline:
@@ -99,7 +71,9 @@ async def patience(receive: Receive, timeout_s: float) -> AsyncIterator[tuple[as
             raise ClientGoneError from None
         raise
     finally:
-        watcher.cancel()
+        start.cancel()
+        if watcher is not None:
+            watcher.cancel()
 
 
 def asked_timeout_s(headers: dict[bytes, bytes], max_s: float) -> float | None:
@@ -114,7 +88,7 @@ def asked_timeout_s(headers: dict[bytes, bytes], max_s: float) -> float | None:
     return min(asked_s, max_s) if asked_s >= 0.001 else None
 
 
-def _replay(body: bytes, gone: asyncio.Event) -> Receive:
+def replay(body: bytes, gone: asyncio.Event) -> Receive:
     """A `receive` that gives the body once, then waits for the caller to hang up."""
     is_read = False
 

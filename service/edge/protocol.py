@@ -46,6 +46,8 @@ def send_at_once(send: Send, status: int, head: bytes, body: bytes) -> bool:
         return False
     if cycle.disconnected or cycle.response_started or not cycle.keep_alive or cycle.flow.write_paused:
         return False
+    if cycle.scope["method"] == "HEAD":
+        return False  # its answer has no body
     cycle.response_started = cycle.response_complete = True
     cycle.transport.write(b"%b%b\r\n%b" % (_default_heads.of(status, cycle.default_headers), head, body))
     cycle.message_event.set()
@@ -54,7 +56,7 @@ def send_at_once(send: Send, status: int, head: bytes, body: bytes) -> bool:
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Closes a connection that is idle for too long, that takes too long to send a whole request, or is one too many.
+    """Close a connection that is idle for too long, that takes too long to send a whole request, or is one too many.
 
     One timer per connection looks at it twice in each limit. uvicorn arms and cancels one for every request instead;
     that alone would cost a remembered answer a twentieth.
@@ -69,7 +71,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         app = self.app  # ours: server.py puts no proxy middleware around it
         self._settings: Settings = app.state.settings
-        self.app = app.front  # what the application would do first, without asking it
+        self.app = app.entry  # what the application would do first, without asking it
         if len(self.connections) > self._settings.max_connections:
             transport.close()
             return
@@ -105,7 +107,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._look_later()
 
     def _state(self) -> tuple[object, float]:
-        """What the connection waits for, and for how long it may."""
+        """The thing that the connection waits for, and for how long it may."""
         # Both are None at first, whatever uvicorn's annotations say. `scope` is new from a request's first byte on,
         # `cycle` from the end of its headers.
         cycle: RequestResponseCycle | None = self.cycle

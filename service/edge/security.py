@@ -1,4 +1,4 @@
-"""Who may ask what: API keys with scopes, a rate limit, and an own port for the operator.
+"""Access control: API keys with scopes, a rate limit, and an own port for the operator.
 
 A key is 32 random bytes, so one round of sha256 protects it as well as a slow hash would; only that is configured.
 """
@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from pnag.service.contract.problems import ForbiddenError, RateLimitedError, UnauthorizedError
+from pnag.service.request_state import RequestState
 from pnag.service.settings import Settings, SettingsError
 from pnag.service.telemetry.metrics import Metrics
 
@@ -122,7 +123,7 @@ class RateLimit:
 
 
 class Guard:
-    """Lets through what the caller may ask on this port."""
+    """Reject requests that the caller may not make on this port (401, 403, 404, 429)."""
 
     def __init__(self, settings: Settings, keys: ApiKeys | None, metrics: Metrics) -> None:
         self._keys = keys
@@ -131,8 +132,8 @@ class Guard:
         self._limit = RateLimit(settings.rate_limit_per_s) if settings.rate_limit_per_s else None
         self._failures, self._limited = metrics.auth_failures, metrics.rate_limited
 
-    def check(self, scope: Scope) -> None:
-        """Look at a request's path, port, key and rate; puts the key's name into the scope as `pnag.key`.
+    def check(self, scope: Scope, state: RequestState) -> None:
+        """Look at a request's path, port, key and rate; note the key's name.
 
         Raises:
             UnauthorizedError, ForbiddenError, RateLimitedError: why it may not go on.
@@ -149,32 +150,31 @@ class Guard:
         if path in OPEN_PATHS or path.startswith(OPEN_PREFIX):
             return
         if self._keys is not None:
-            self._check_key(self._keys, scope, ADMIN if is_admin else READ)
+            self._check_key(self._keys, state, ADMIN if is_admin else READ)
         elif is_admin and not self._is_local:
             raise ForbiddenError("/admin needs an API key of scope admin: set PNAG_API_KEYS")
         if self._limit is not None:
-            wait_s = self._limit.wait_s(scope.get("pnag.key") or (scope["client"] or ("", 0))[0])
+            wait_s = self._limit.wait_s(state.api_key or (scope["client"] or ("", 0))[0])
             if wait_s:
                 self._limited.inc()
                 raise RateLimitedError("more requests per second than this caller may make", wait_s)
 
-    def _check_key(self, keys: ApiKeys, scope: Scope, needed: str) -> None:
-        headers = scope["pnag.headers"]
-        sent = headers.get(b"x-api-key") or headers.get(b"authorization", b"")
+    def _check_key(self, keys: ApiKeys, state: RequestState, needed: str) -> None:
+        sent = state.headers.get(b"x-api-key") or state.headers.get(b"authorization", b"")
         key = keys.find(sent.removeprefix(b"Bearer ").strip())
         if key is None:
             self._failures.labels("unknown" if sent else "missing").inc()
             raise UnauthorizedError(
                 "the API key is unknown" if sent else "send an API key: Authorization: Bearer <key>, or X-API-Key"
             )
-        scope["pnag.key"] = key.name
+        state.api_key = key.name
         if needed == ADMIN and key.scope != ADMIN:
             self._failures.labels("scope").inc()
             raise ForbiddenError(f"key {key.name!r} has scope {key.scope}; this needs {needed}")
 
 
 def needs_guard(settings: Settings) -> bool:
-    """Whether there is anything to guard: a plain local service saves the trouble."""
+    """True if there is anything to guard: a plain local service saves the trouble."""
     return (
         settings.has_keys or settings.admin_port is not None or bool(settings.rate_limit_per_s) or not settings.is_local
     )

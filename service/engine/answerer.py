@@ -1,15 +1,15 @@
-"""One question, one answer: which bundle, is it in a cache, is somebody asking the same, else ask the generator.
+"""One question, one answer: which bundle, is it remembered, is somebody asking the same, else ask the generator.
 
-Everything that answers budgets comes through here: the hot path, the routes, batches and KServe.
+Everything that answers budgets comes through here. `Answerer.answer` is the one door of `POST /generate`: the entry
+calls it with the bytes of a body, the route with those that a query amounts to. Batches and the Open Inference Protocol
+ask for several budgets by `answer_each`.
 """
 
 import asyncio
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-from cachetools import LRUCache
+from typing import TYPE_CHECKING
 
 from pnag.models.answer.runtime import Limits, Query
 from pnag.models.errors import InfeasibleBudgetError, PnagError
@@ -17,6 +17,7 @@ from pnag.models.space.search_space import Architecture
 from pnag.service.contract.bodies import answer_body, architecture_body, to_json
 from pnag.service.contract.problems import InfeasibleError, UnknownArchitectureError
 from pnag.service.contract.schemas import Conditions, GenerateRequest
+from pnag.service.engine.answer_memory import AnswerMemory, Key, Reply
 from pnag.service.engine.bundles import BundleStore
 from pnag.service.engine.loaded_bundle import LoadedBundle
 from pnag.service.settings import Settings
@@ -36,16 +37,8 @@ class Question:
 
     bundle: LoadedBundle
     query: Query
-    key: tuple[Any, ...]
+    key: Key
     """Equal for two questions exactly if they have the same answer: defaults are filled in, budgets are rounded."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A ready answer, and where it came from: memory, redis, shared (with a request that asked before), or miss."""
-
-    content: bytes
-    cache: str
 
 
 class _LeaderGoneError(Exception):
@@ -53,47 +46,42 @@ class _LeaderGoneError(Exception):
 
 
 class Answerer:
-    """Answers generate requests with ready JSON bytes."""
+    """Answer budgets with ready JSON bytes."""
 
     def __init__(self, bundles: BundleStore, redis: "RedisCache | None", settings: Settings) -> None:
         self._bundles = bundles
         self._max_batch_size = settings.max_batch_size
-        self._memory: LRUCache[tuple[Any, ...], bytes] = LRUCache(settings.cache_entries)
+        self._memory = AnswerMemory(settings.cache_entries)
         self._redis = redis
-        self._asking: dict[tuple[Any, ...], asyncio.Future[Reply]] = {}
+        self._asking: dict[Key, asyncio.Future[Reply]] = {}
 
-    def understand(self, request: GenerateRequest) -> Question:
-        """What a request asks.
+    def remembered(self, body: bytes) -> Reply | None:
+        """The answer to a request with this very body, if this process has it: nothing is parsed, nobody waits."""
+        return self._memory.of_body(body, self._bundles.catalogue.digest)
 
-        Raises:
-            UnknownBundleError, BundleRequiredError, BudgetError.
-        """
-        return question(self._bundles.catalogue.get(request.bundle), request, request.budget_ms)
-
-    def remembered(self, asked: Question) -> Reply | None:
-        """The answer, if this process still has it: no waiting."""
-        content = self._memory.get(asked.key)
-        return None if content is None else Reply(content, "memory")
-
-    def check_room(self, asked: Question) -> None:
-        """Refuse at once what would be refused anyway, before anything is done for it.
+    async def answer(self, body: bytes) -> Reply:
+        """The best network for a `GenerateRequest` in JSON, as JSON.
 
         Raises:
-            OverloadedError: if the question would have to wait, and too many do.
+            ValidationError: if the body is no such request.
+            UnknownBundleError, BundleRequiredError, BudgetError, InfeasibleError, OverloadedError.
         """
-        if self._redis is None and asked.key not in self._asking:
-            asked.bundle.check_room()
+        catalogue = self._bundles.catalogue
+        request = GenerateRequest.model_validate_json(body)
+        asked = question(catalogue.get(request.bundle), request, request.budget_ms)
+        reply = await self.answer_question(asked)
+        self._memory.link_body(body, catalogue.digest, asked.key)
+        return reply
 
-    async def answer(self, asked: Question) -> Reply:
-        """The best network for a question, as JSON.
+    async def answer_question(self, asked: Question) -> Reply:
+        """The best network for a question, as JSON. Requests that ask the same at the same time ask once.
 
         Raises:
             BudgetError, InfeasibleError, OverloadedError.
         """
-        return self.remembered(asked) or await self.find(asked)
-
-    async def find(self, asked: Question) -> Reply:
-        """The same, for a question that is not remembered. Requests that ask the same at the same time ask once."""
+        remembered = self._memory.get(asked.key)
+        if remembered is not None:
+            return remembered
         while (under_way := self._asking.get(asked.key)) is not None:
             try:
                 return Reply((await asyncio.shield(under_way)).content, "shared")
@@ -123,7 +111,7 @@ class Answerer:
 
         async def one(budget_ms: float) -> Reply | Exception:
             try:
-                return await self.answer(question(bundle, conditions, budget_ms))
+                return await self.answer_question(question(bundle, conditions, budget_ms))
             except (PnagError, InfeasibleError) as exc:
                 return exc
 
@@ -149,7 +137,7 @@ class Answerer:
         return None
 
     async def find_architecture(self, architecture_id: str) -> tuple[LoadedBundle, str]:
-        """The same, for a request that is about this network.
+        """Look up the network behind an id, for a request that is about it.
 
         Raises:
             UnknownArchitectureError: if no bundle knows it.
@@ -167,7 +155,7 @@ class Answerer:
         if self._redis:
             content = await self._redis.get(shared_key)
             if content is not None:
-                self._remember(asked, content)
+                self._memory.put(asked.key, content)
                 return Reply(content, "redis")
         bundle = asked.bundle
         try:
@@ -181,18 +169,14 @@ class Answerer:
             bundle.remember(found.id, found.encoding)
             if self._redis:
                 self._redis.put(f"id:{found.id}", f"{found.space}|{found.encoding}".encode())
-        self._remember(asked, content)
+        self._memory.put(asked.key, content)
         if self._redis:
             self._redis.put(shared_key, content)
         return Reply(content, "miss")
 
-    def _remember(self, asked: Question, content: bytes) -> None:
-        if self._memory.maxsize:
-            self._memory[asked.key] = content
-
 
 def question(bundle: LoadedBundle, conditions: Conditions, budget_ms: float) -> Question:
-    """What is asked of a bundle under some conditions.
+    """Read a budget and its conditions as a question to a bundle.
 
     Raises:
         BudgetError: if the budget is not a positive number once rounded down.
@@ -218,6 +202,7 @@ def _shared_key(asked: Question) -> str:
 
 
 def infeasible(bundle: LoadedBundle, exc: InfeasibleBudgetError) -> InfeasibleError:
+    """The error to raise for a budget that no network keeps, with the one that comes nearest."""
     assert exc.encoding is not None, "the runtime names the network that comes nearest"
     architecture = bundle.space.architecture(exc.encoding)
     bundle.remember(architecture.id, architecture.encoding)

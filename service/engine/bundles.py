@@ -5,6 +5,7 @@ assignment; requests that hold an old bundle finish with it.
 """
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,12 +28,10 @@ Signature = tuple[tuple[str, int, int, int], ...]
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What is served at one moment."""
+    """The bundles that are served at one moment."""
 
     bundles: tuple[LoadedBundle, ...] = ()
     default: str | None = None
-    mark: object = field(default_factory=object)
-    """Another one in each catalogue. Whoever keeps answers remembers this; the catalogue would keep bundles alive."""
 
     def get(self, wanted: str | None) -> LoadedBundle:
         """The bundle that `name`, `name@version` or None asks for; of several versions the newest.
@@ -48,17 +47,23 @@ class Catalogue:
         return bundle
 
     def is_default(self, bundle: LoadedBundle) -> bool:
-        """Whether requests that name this bundle without a version get this one."""
+        """True if requests that name this bundle without a version get this one."""
         return self._by_name[bundle.name] is bundle
 
     def answers_unnamed(self, bundle: LoadedBundle) -> bool:
-        """Whether it is the one chosen for requests that name no bundle."""
+        """True if it is the one chosen for requests that name no bundle."""
         return self.default is not None and self._by_name.get(self.default) is bundle
 
     @property
     def names(self) -> list[str]:
         """Every `name@version`."""
         return [f"{b.name}@{b.version}" for b in self.bundles]
+
+    @cached_property
+    def digest(self) -> str:
+        """Equal for two catalogues that answer every request alike; to keep it does not keep the bundles alive."""
+        names = {name: bundle.digest for name, bundle in self._by_name.items()}
+        return hashlib.sha256(repr((self.default, sorted(names.items()))).encode()).hexdigest()
 
     @cached_property
     def _by_name(self) -> dict[str, LoadedBundle]:
@@ -78,7 +83,7 @@ class Catalogue:
 
 @dataclass
 class Reloaded:
-    """What a reload did, by folder."""
+    """Result of a reload, by folder."""
 
     loaded: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
@@ -95,7 +100,7 @@ class _Seen:
 
 
 class BundleStore:
-    """Loads what its folders hold, and keeps the catalogue.
+    """Load what the folders hold, and keep the catalogue.
 
     Args:
         roots: bundle folders, or folders that hold bundle folders.
@@ -225,7 +230,7 @@ def find_bundles(roots: Iterable[Path]) -> Iterator[Path]:
 
 
 def signature(folder: Path) -> Signature:
-    """What tells one state of a folder from another, without reading its files."""
+    """The state of a folder without reading its files, to compare with a later one."""
     stats = [(path.name, path.stat()) for path in sorted(folder.iterdir())]
     return tuple((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 

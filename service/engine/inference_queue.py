@@ -82,11 +82,7 @@ class InferenceQueue(Generic[Question, Reply]):
         return await job.reply
 
     def check_room(self) -> None:
-        """Whether one more may wait.
-
-        Raises:
-            OverloadedError: if not.
-        """
+        """Raise OverloadedError if one more may not wait."""
         now = perf_counter()
         limit = self._max_waiting_busy if now < self._busy_until else self._max_waiting
         if len(self._waiting) < limit:

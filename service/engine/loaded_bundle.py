@@ -28,7 +28,7 @@ SELF_TEST_TOLERANCE = 1e-3
 
 
 class LoadedBundle:
-    """Answers for one bundle. Nothing in here refers back to it: when the last request lets go, it is freed at once."""
+    """Answer for one bundle. Nothing in here refers back to it: when the last request lets go, it is freed at once."""
 
     def __init__(
         self, generators: Sequence[OnnxGenerator], executor: Executor, settings: Settings, metrics: Metrics
@@ -55,34 +55,25 @@ class LoadedBundle:
             BudgetError: as the runtime does.
             OverloadedError: if too many wait.
         """
+        try:
+            result = await self._queue.ask(query)
+        except OverloadedError:
+            self._shed.inc()
+            raise
         low_ms, high_ms = self.generator.range_ms
         self._budget_share.observe((query.budget_ms - low_ms) / max(high_ms - low_ms, 1e-9))
-        self.check_room()
-        result = await self._queue.ask(query)
         if isinstance(result, BudgetError):
             if isinstance(result, InfeasibleBudgetError):
                 self._infeasible.inc()
             raise result
         return result
 
-    def check_room(self) -> None:
-        """Whether one more budget may wait.
-
-        Raises:
-            OverloadedError: if not.
-        """
-        try:
-            self._queue.check_room()
-        except OverloadedError:
-            self._shed.inc()
-            raise
-
     async def run(self, call: Callable[[], T]) -> T:
-        """Any other question to the generator, on the same threads: requests must not fight over the cores."""
+        """Ask the generator anything else, on the same threads: requests must not fight over the cores."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
 
     def remember(self, architecture_id: str, encoding: str) -> None:
-        """Let an answered network be looked up by its id."""
+        """Keep an answered network, so that it can be looked up by its id."""
         self._recent[architecture_id] = encoding
 
     def encoding_of(self, architecture_id: str) -> str | None:
@@ -91,7 +82,7 @@ class LoadedBundle:
 
     @property
     def table_measured_at(self) -> datetime | None:
-        """When the latency table was measured; None where it does not say."""
+        """Time at which the latency table was measured; None where it does not say."""
         measured_at = self.bundle.latency_table.measured_at
         if measured_at is None:
             return None

@@ -1,4 +1,4 @@
-"""How glibc's malloc is asked to hold memory: together, and not longer than it is used. Elsewhere this does nothing.
+"""Settings of glibc's malloc: few arenas, and pages that go back once they are free. Elsewhere this does nothing.
 
 By its own habits each thread gets an arena, and blocks up to 32 MB stay with the process once freed. A few reloads of a
 bundle then hold a quarter more than they use: 169 MB after 50 of them instead of 133 (docs/decisions/0020).

@@ -20,8 +20,6 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from pnag.service.contract.problems import OverloadedError
-from pnag.service.engine.batcher import Batcher
 from pnag.service.settings import Settings
 from pnag.service.telemetry.metrics import Metrics
 
@@ -51,7 +49,8 @@ class RedisCache:
             socket_connect_timeout=1,
             retry=Retry(NoBackoff(), 0),
         )
-        self._reads = Batcher[str, bytes | None](self._read_many, max_batch_size=256)
+        self._asked: list[tuple[str, asyncio.Future[bytes | None]]] = []
+        self._reader: asyncio.Task[None] | None = None
         self._writes: deque[tuple[str, bytes]] = deque(maxlen=MAX_PENDING_WRITES)
         self._something_to_write = asyncio.Event()
         self._is_up = False
@@ -65,27 +64,23 @@ class RedisCache:
         self._tasks = [asyncio.create_task(self._keep_trying()), asyncio.create_task(self._keep_writing())]
 
     async def close(self) -> None:
-        """Let go of the connections; what is not written yet is dropped."""
+        """Close the connections; what is not written yet is dropped."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with suppress(RedisError, OSError, TimeoutError):
             await asyncio.wait_for(self._client.aclose(), 1)
 
-    @property
-    def is_up(self) -> bool:
-        """Whether Redis is being asked at all."""
-        return self._is_up
-
     async def get(self, key: str) -> bytes | None:
         """The value last put under this key by any replica, or None."""
         if not self._is_up:
             self._lookups.labels("down").inc()
             return None
-        try:
-            stored = await self._reads.ask(key)
-        except OverloadedError:
-            stored = None
+        answer: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+        self._asked.append((key, answer))
+        if self._reader is None:
+            self._reader = asyncio.create_task(self._keep_reading())
+        stored = await answer
         if stored is None:
             self._lookups.labels("miss").inc()
             return None
@@ -101,6 +96,22 @@ class RedisCache:
         if self._is_up and len(value) <= MAX_VALUE_BYTES:
             self._writes.append((key, _check(key, value) + value))
             self._something_to_write.set()
+
+    async def _keep_reading(self) -> None:
+        """One round after the other, each for all that was asked during the last one, while anything is asked."""
+        try:
+            while self._asked:
+                waiting = [(key, answer) for key, answer in self._asked if not answer.done()]  # not for who has left
+                self._asked = []
+                values: Sequence[bytes | None] = [None] * len(waiting)
+                try:
+                    values = await self._read_many([key for key, _ in waiting]) if waiting else []
+                finally:
+                    for (_, answer), value in zip(waiting, values, strict=True):
+                        if not answer.done():
+                            answer.set_result(value)
+        finally:
+            self._reader = None  # at once, not when the task is done: who asks in between must start another
 
     async def _read_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
         if not self._is_up:
@@ -160,5 +171,5 @@ class RedisCache:
 
 
 def _check(key: str, value: bytes) -> bytes:
-    """What a value of ours starts with: others may write to the same Redis, and half a value is none."""
+    """The bytes that a value of ours starts with: others may write to the same Redis, and half a value is none."""
     return hashlib.blake2b(value, digest_size=CHECK_BYTES, key=key.encode()[:64]).digest()

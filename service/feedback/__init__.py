@@ -1,1 +1,1 @@
-"""What devices in the field report, kept and summed up."""
+"""Reports of devices in the field, kept and summed up."""

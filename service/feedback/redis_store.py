@@ -10,7 +10,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from pnag.service.contract.problems import NotReadyError
-from pnag.service.feedback.summary import MAX_REPORTS, TIMEOUT_S, TTL_S, Report
+from pnag.service.feedback.report import MAX_REPORTS, TIMEOUT_S, TTL_S, FieldReport
 
 
 class SharedReports:
@@ -27,7 +27,7 @@ class SharedReports:
             url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
         )
 
-    async def add(self, digest: str, report: Report) -> None:
+    async def add(self, digest: str, report: FieldReport) -> None:
         """Keep one more."""
         key = self._prefix + digest
         async with self._client.pipeline(transaction=False) as pipeline:
@@ -39,8 +39,8 @@ class SharedReports:
             except (RedisError, OSError, TimeoutError):
                 raise NotReadyError("the report cannot be kept now; send it again later") from None
 
-    async def all(self, digest: str) -> list[Report]:
-        """Those that are kept, the newest first; what somebody else wrote there is left out."""
+    async def all(self, digest: str) -> list[FieldReport]:
+        """Read those that are kept, the newest first; what somebody else wrote there is left out."""
         try:
             texts = await asyncio.wait_for(_lrange(self._client, self._prefix + digest), TIMEOUT_S)
         except (RedisError, OSError, TimeoutError):
@@ -59,8 +59,8 @@ async def _lrange(client: Redis, key: str) -> list[bytes | str]:
     return list(await client.lrange(key, 0, -1))
 
 
-def _read(text: bytes | str) -> Report | None:
+def _read(text: bytes | str) -> FieldReport | None:
     try:
-        return Report(**json.loads(text))
+        return FieldReport(**json.loads(text))
     except (TypeError, ValueError):
         return None

@@ -1,4 +1,4 @@
-"""What devices in the field say they measured: kept, counted, and never used for an answer by itself.
+"""Store and summary of reports from the field: kept, counted, and never used for an answer by themselves.
 
 Whoever may ask may report, so a report is a claim. The last few thousand for each bundle are kept: in Redis where there
 is one (all replicas see the same), else in PNAG_FEEDBACK_FILE, else in this process; the metric outlives the last.
@@ -13,40 +13,14 @@ from typing import Protocol
 
 from prometheus_client import Histogram
 
+from pnag.service.feedback.report import MAX_BUNDLES, MAX_REPORTS, TIMEOUT_S, FieldReport
 from pnag.service.settings import Settings, SettingsError
 from pnag.service.telemetry.metrics import Metrics
-
-MAX_REPORTS = 5_000
-"""Kept for each bundle; older ones go."""
-
-MAX_BUNDLES = 50
-"""Whose reports are kept in this process; a version that nobody reports on any more makes room."""
-
-TIMEOUT_S = 1.0
-TTL_S = 90 * 86_400
-
-
-@dataclass(frozen=True)
-class Report:
-    """One network, measured by somebody."""
-
-    encoding: str
-    device: str
-    latency_ms: float
-    promised_ms: float
-    """The bound that the bundle gives for it, at its default coverage."""
-    reported_at: float
-    """Seconds since 1970."""
-
-    @property
-    def ratio(self) -> float:
-        """Measured over promised; above 1 the promise was broken."""
-        return self.latency_ms / self.promised_ms
 
 
 @dataclass(frozen=True)
 class Summary:
-    """How well promises were kept, by the reports that are kept."""
+    """Shares of kept and broken promises, by the reports that are kept."""
 
     num_reports: int
     over_fraction: float | None
@@ -54,7 +28,7 @@ class Summary:
     median_ratio: float | None
 
     @classmethod
-    def of(cls, reports: Sequence[Report]) -> "Summary":
+    def of(cls, reports: Sequence[FieldReport]) -> "Summary":
         """Summary of some reports."""
         if not reports:
             return cls(0, None, None)
@@ -63,16 +37,16 @@ class Summary:
 
 
 class ReportStore(Protocol):
-    """Where reports are kept, by the digest of their bundle."""
+    """A place that keeps reports, by the digest of their bundle."""
 
-    async def add(self, digest: str, report: Report) -> None:
+    async def add(self, digest: str, report: FieldReport) -> None:
         """Keep one more, and let the oldest go if there are too many."""
 
-    async def all(self, digest: str) -> list[Report]:
-        """Those that are kept, the newest first."""
+    async def all(self, digest: str) -> list[FieldReport]:
+        """Read those that are kept, the newest first."""
 
     async def close(self) -> None:
-        """Let go of what it holds."""
+        """Close what it holds open."""
 
 
 class LocalReports:
@@ -99,7 +73,7 @@ class LocalReports:
                 f"PNAG_FEEDBACK_FILE: {path} cannot be used ({exc}); name a file in a folder that can be written to"
             ) from None
 
-    async def add(self, digest: str, report: Report) -> None:
+    async def add(self, digest: str, report: FieldReport) -> None:
         """Keep one more."""
         self._database.execute(
             "INSERT INTO reports (digest, report) VALUES (?, ?)", (digest, json.dumps(asdict(report)))
@@ -115,10 +89,10 @@ class LocalReports:
             (MAX_BUNDLES,),
         )
 
-    async def all(self, digest: str) -> list[Report]:
-        """Those that are kept, the newest first."""
+    async def all(self, digest: str) -> list[FieldReport]:
+        """Read those that are kept, the newest first."""
         rows = self._database.execute("SELECT report FROM reports WHERE digest = ? ORDER BY id DESC", (digest,))
-        return [Report(**json.loads(text)) for (text,) in rows]
+        return [FieldReport(**json.loads(text)) for (text,) in rows]
 
     async def close(self) -> None:
         """Forget everything, if it was in memory."""
@@ -126,10 +100,10 @@ class LocalReports:
 
 
 class Feedback:
-    """Takes reports and tells of them."""
+    """The store of reports, and the metric of those that came to this process."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self._store = _store(settings)
+        self.store = _store(settings)
         self._ratio = Histogram(
             "pnag_feedback_ratio",
             "Networks measured in the field: measured latency as a share of the bundle's promised bound; over 1 the "
@@ -139,33 +113,19 @@ class Feedback:
             registry=metrics.registry,
         )
 
-    async def add(self, bundle: str, digest: str, report: Report) -> None:
+    async def add(self, bundle: str, digest: str, report: FieldReport) -> None:
         """Keep and count one report.
 
         Raises:
             NotReadyError: if it cannot be kept now; then it is not counted either.
         """
-        await self._store.add(digest, report)
+        await self.store.add(digest, report)
         self._ratio.labels(bundle).observe(report.ratio)
-
-    async def all(self, digest: str) -> list[Report]:
-        """The reports on a bundle that are kept, the newest first.
-
-        Raises:
-            NotReadyError: if they cannot be read now.
-        """
-        return await self._store.all(digest)
-
-    async def close(self) -> None:
-        """Let go of the store."""
-        await self._store.close()
 
 
 def _store(settings: Settings) -> ReportStore:
     if settings.redis_url is None:
         return LocalReports(str(settings.feedback_file or ":memory:"))
-    from pnag.service.feedback.redis_store import (
-        SharedReports,  # redis-py is 6 MB that a service without Redis need not hold
-    )
+    from pnag.service.feedback.redis_store import SharedReports  # 6 MB that a service without Redis need not hold
 
     return SharedReports(settings.redis_url.get_secret_value(), settings.redis_namespace)

@@ -1,4 +1,4 @@
-"""Networks that are known already: predict them, look them up, list the best."""
+"""Known networks: predict them, look them up, list the best."""
 
 import csv
 import io
@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from pnag.service.contract.bodies import bundle_ref, candidate_body, links, to_json
-from pnag.service.contract.documented import CSV, GET_ARCHITECTURE, JSON, LOOK_UP_AGAIN, problems
 from pnag.service.contract.json_body import JsonRoute
+from pnag.service.contract.openapi import CSV, GET_ARCHITECTURE, JSON, LOOK_UP_AGAIN, problems
 from pnag.service.contract.problems import ConflictingFieldsError, check_count
 from pnag.service.contract.schemas import (
     ArchitectureAnswer,
@@ -91,7 +91,7 @@ async def architecture(architecture_id: str, answerer: AnswererDep) -> Response:
 
 
 def prefers_csv(accept: str) -> bool:
-    """Whether CSV is asked for before JSON; what is not mentioned counts as JSON."""
+    """True if CSV is asked for before JSON; what is not mentioned counts as JSON."""
     for part in accept.split(","):
         media_type = part.partition(";")[0].strip().lower()
         if media_type == CSV:

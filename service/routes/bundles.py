@@ -1,4 +1,4 @@
-"""What is loaded, and what it is about."""
+"""The loaded bundles and their search spaces."""
 
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 
 from pnag.models.space.registry import get_space
 from pnag.service.contract.bodies import to_json
-from pnag.service.contract.documented import JSON, problems
+from pnag.service.contract.openapi import JSON, problems
 from pnag.service.contract.schemas import BundleBody, BundlesBody, SearchSpaceBody
 from pnag.service.engine.bundles import Catalogue
 from pnag.service.engine.loaded_bundle import LoadedBundle

@@ -1,4 +1,4 @@
-"""Why a budget gets the network it gets."""
+"""Explanations: why a budget gets the network it gets."""
 
 from weakref import WeakKeyDictionary
 
@@ -7,9 +7,9 @@ from fastapi import APIRouter, Response
 from pnag.models.answer.explain import Explainer
 from pnag.models.errors import InfeasibleBudgetError
 from pnag.service.contract.bodies import to_json
-from pnag.service.contract.documented import JSON, problems
 from pnag.service.contract.explanations import ExplainBody, explain_body
 from pnag.service.contract.json_body import JsonRoute
+from pnag.service.contract.openapi import JSON, problems
 from pnag.service.contract.schemas import GenerateRequest
 from pnag.service.engine.answerer import infeasible, question
 from pnag.service.engine.loaded_bundle import LoadedBundle

@@ -1,47 +1,30 @@
-"""Devices in the field say what they measured; operators see whether promises hold."""
+"""Reports from the field: devices send them, operators see whether promises hold."""
 
 import csv
 import io
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
-from dataclasses import asdict
+from collections.abc import Iterable
 from time import time
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
 from pnag.service.contract.bodies import bundle_ref, to_json
-from pnag.service.contract.documented import CSV, JSON, problems
 from pnag.service.contract.json_body import JsonRoute
+from pnag.service.contract.openapi import CSV, JSON, problems
 from pnag.service.contract.problems import ConflictingFieldsError, UnknownArchitectureError
 from pnag.service.contract.schemas import BundleName, BundleRef, Positive
-from pnag.service.feedback.summary import Feedback, Report, Summary
+from pnag.service.feedback.report import FieldReport
+from pnag.service.feedback.summary import Summary
 from pnag.service.routes.architectures import prefers_csv
-from pnag.service.routes.dependencies import AnswererDep, BundlesDep
+from pnag.service.routes.dependencies import AnswererDep, BundlesDep, FeedbackDep
 
 MAX_DEVICES = 100
 """Listed one by one; devices name themselves, so there may be any number."""
 
 
-@asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    app.state.feedback = feedback = Feedback(app.state.settings, app.state.metrics)
-    try:
-        yield
-    finally:
-        await feedback.close()
-
-
-def _feedback(request: Request) -> Feedback:
-    feedback: Feedback = request.app.state.feedback
-    return feedback
-
-
-FeedbackDep = Annotated[Feedback, Depends(_feedback)]
-
-router = APIRouter(tags=["feedback"], route_class=JsonRoute, lifespan=_lifespan)
+router = APIRouter(tags=["feedback"], route_class=JsonRoute)
 
 
 class FeedbackRequest(BaseModel):
@@ -112,7 +95,7 @@ async def feedback(
             bundle = bundles.catalogue.get(request.bundle)
     (candidate,) = await bundle.run(lambda: bundle.generator.predict([encoding]))
     promised_ms = candidate.predicted.latency_upper_ms
-    report = Report(candidate.architecture.encoding, request.device, request.latency_ms, promised_ms, time())
+    report = FieldReport(candidate.architecture.encoding, request.device, request.latency_ms, promised_ms, time())
     await feedback.add(bundle.name, bundle.digest, report)
     body: FeedbackBody = {
         "bundle": bundle_ref(bundle.bundle),
@@ -137,10 +120,10 @@ async def bundle_feedback(
 ) -> Response:
     """Whether a bundle's promises hold in the field, by device; the reports themselves with `Accept: text/csv`."""
     bundle = bundles.catalogue.get(name)
-    reports = await feedback.all(bundle.digest)
+    reports = await feedback.store.all(bundle.digest)
     if prefers_csv(request.headers.get("accept", "")):
         return Response(reports_csv(reports), media_type=CSV, headers={"vary": "accept"})
-    by_device: dict[str, list[Report]] = {}
+    by_device: dict[str, list[FieldReport]] = {}
     for report in reports:
         by_device.setdefault(report.device, []).append(report)
     busiest = sorted(by_device.items(), key=lambda item: -len(item[1]))[:MAX_DEVICES]
@@ -154,7 +137,7 @@ async def bundle_feedback(
     return Response(to_json(body), media_type=JSON, headers={"vary": "accept"})
 
 
-def reports_csv(reports: Iterable[Report]) -> str:
+def reports_csv(reports: Iterable[FieldReport]) -> str:
     """One row for each report, as `pnag latency fit` wants measured networks."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -166,10 +149,10 @@ def reports_csv(reports: Iterable[Report]) -> str:
     return text.getvalue()
 
 
-def _summary(reports: list[Report]) -> SummaryBody:
-    summary = asdict(Summary.of(reports))
+def _summary(reports: list[FieldReport]) -> SummaryBody:
+    summary = Summary.of(reports)
     return {
-        "num_reports": summary["num_reports"],
-        "over_fraction": summary["over_fraction"],
-        "median_ratio": None if summary["median_ratio"] is None else round(summary["median_ratio"], 4),
+        "num_reports": summary.num_reports,
+        "over_fraction": summary.over_fraction,
+        "median_ratio": None if summary.median_ratio is None else round(summary.median_ratio, 4),
     }

@@ -1,15 +1,15 @@
-"""Budgets in, networks out."""
+"""`POST /generate` and `/generate/batch`: budgets in, networks out."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
 from pnag.service.contract.bodies import to_json
-from pnag.service.contract.documented import JSON, LOOK_UP_AGAIN, problems
 from pnag.service.contract.json_body import JsonRoute
+from pnag.service.contract.openapi import JSON, LOOK_UP_AGAIN, problems
 from pnag.service.contract.problems import ConflictingFieldsError, check_count, problem_of
 from pnag.service.contract.schemas import AnswerBody, BatchBody, BatchRequest, GenerateQuery, GenerateRequest
-from pnag.service.routes.dependencies import AnswererDep, BundlesDep, ScopeDep, SettingsDep, TimeoutHeader
+from pnag.service.routes.dependencies import AnswererDep, BundlesDep, SettingsDep, StateDep, TimeoutHeader
 
 router = APIRouter(tags=["generate"], route_class=JsonRoute)
 
@@ -19,21 +19,23 @@ router = APIRouter(tags=["generate"], route_class=JsonRoute)
 )
 async def generate(
     query: Annotated[GenerateQuery, Query()],
-    scope: ScopeDep,
+    state: StateDep,
     answerer: AnswererDep,
     request: GenerateRequest | None = None,
     _timeout_ms: TimeoutHeader = None,
 ) -> Response:
     """The most accurate network found that keeps the budget."""
-    # Most requests never come here: service/edge/hot_path.py answers them in the same way.
+    # Most requests never come here: service/edge/entry.py asks the same answerer. This is for the rest, for what is
+    # wrong with a request, and for the OpenAPI document.
+    body = state.body or b""
     if request is None:
         if query.budget_ms is None:
             raise ConflictingFieldsError("budget_ms", 'missing; send {"budget_ms": 20} as JSON, or ?budget_ms=20')
-        request = GenerateRequest(budget_ms=query.budget_ms, bundle=query.bundle)
+        body = query.model_dump_json(exclude_unset=True).encode()
     elif query.model_fields_set:
         raise ConflictingFieldsError("budget_ms", "sent in the body and in the query; use one of the two")
-    reply = await answerer.answer(answerer.understand(request))
-    scope["pnag.cache"] = reply.cache
+    reply = await answerer.answer(body)
+    state.cache = reply.cache
     return Response(reply.content, media_type=JSON, headers={"x-cache": reply.cache})
 
 

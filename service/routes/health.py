@@ -1,8 +1,8 @@
-"""Is it alive, can it answer."""
+"""Health and metrics: is it alive, can it answer, how does it do."""
 
 from fastapi import APIRouter, Response
 
-from pnag.service.contract.documented import problems
+from pnag.service.contract.openapi import problems
 from pnag.service.contract.problems import NotReadyError
 from pnag.service.contract.schemas import StatusBody
 from pnag.service.routes.dependencies import BundlesDep, LifecycleDep, MetricsDep

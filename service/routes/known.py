@@ -1,11 +1,10 @@
-"""What a bundle knows beside its front: the networks it was trained on, named references, the bounds it can promise.
+"""Knowledge of a bundle beside its front: the networks it was trained on, named references, the bounds it can promise.
 
 All of it is fixed when the bundle is loaded, so it is worked out once for each bundle and kept as bytes, gzipped too:
 compressing it for each request would hold up everybody else's for 60 ms.
 """
 
 import gzip
-from dataclasses import dataclass
 from typing import Annotated
 from weakref import WeakKeyDictionary
 
@@ -16,7 +15,8 @@ from typing_extensions import TypedDict
 from pnag.models.cost.latency_table import LatencyTable
 from pnag.models.errors import BudgetError
 from pnag.service.contract.bodies import bundle_ref, candidate_body, to_json
-from pnag.service.contract.documented import JSON, problems
+from pnag.service.contract.etag import not_modified
+from pnag.service.contract.openapi import JSON, problems
 from pnag.service.contract.schemas import BundleRef, CandidateBody
 from pnag.service.engine.loaded_bundle import LoadedBundle
 from pnag.service.routes.dependencies import BundlesDep
@@ -27,16 +27,8 @@ COVERAGES = (0.5, 0.8, 0.9, 0.95, 0.99)
 router = APIRouter(tags=["bundles"])
 
 
-@dataclass(frozen=True)
-class _Ready:
-    """One bundle's answer."""
-
-    plain: bytes
-    gzipped: bytes
-
-
-_ready: WeakKeyDictionary[LoadedBundle, _Ready] = WeakKeyDictionary()
-"""Answers; each goes when its bundle does."""
+_ready: WeakKeyDictionary[LoadedBundle, tuple[bytes, bytes]] = WeakKeyDictionary()
+"""Answers, plain and gzipped; each goes when its bundle does."""
 
 
 class BoundBody(TypedDict):
@@ -76,19 +68,21 @@ async def known(
     """The networks behind a bundle, with the bounds it can promise; for drawing beside `/pareto-front`."""
     bundle = bundles.catalogue.get(name)
     headers = {"etag": f'"known-{bundle.digest[:24]}"', "cache-control": "no-cache", "vary": "accept-encoding"}
-    if headers["etag"] in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=headers)
+    unchanged = not_modified(request, headers)
+    if unchanged is not None:
+        return unchanged
     ready = _ready.get(bundle)
     if ready is None:
         ready = _ready[bundle] = await bundle.run(lambda: _prepare(bundle))
+    plain, gzipped = ready
     if "gzip" in request.headers.get("accept-encoding", ""):
-        return Response(ready.gzipped, media_type=JSON, headers={**headers, "content-encoding": "gzip"})
-    return Response(ready.plain, media_type=JSON, headers=headers)
+        return Response(gzipped, media_type=JSON, headers={**headers, "content-encoding": "gzip"})
+    return Response(plain, media_type=JSON, headers=headers)
 
 
-def _prepare(bundle: LoadedBundle) -> _Ready:
+def _prepare(bundle: LoadedBundle) -> tuple[bytes, bytes]:
     plain = to_json(known_body(bundle))
-    return _Ready(plain, gzip.compress(plain, 6, mtime=0))
+    return plain, gzip.compress(plain, 6, mtime=0)
 
 
 def known_body(bundle: LoadedBundle) -> KnownBody:

@@ -9,7 +9,6 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from pnag.service.contract.documented import JSON, problems
 from pnag.service.contract.json_body import refuse_encoding
 from pnag.service.contract.open_inference import (
     HEADER_LENGTH,
@@ -21,6 +20,7 @@ from pnag.service.contract.open_inference import (
     tensors_metadata,
     write_response,
 )
+from pnag.service.contract.openapi import JSON, problems
 from pnag.service.contract.problems import NotReadyError, check_count
 from pnag.service.engine.bundles import Catalogue
 from pnag.service.engine.loaded_bundle import LoadedBundle

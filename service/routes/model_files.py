@@ -9,11 +9,12 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.responses import StreamingResponse
 
 from pnag.models.space.search_space import Architecture
-from pnag.service.contract.documented import GET_MODEL, problems
+from pnag.service.contract.etag import not_modified
+from pnag.service.contract.openapi import GET_MODEL, problems
 from pnag.service.contract.problems import NoWeightsError
 from pnag.service.engine.loaded_bundle import LoadedBundle
 from pnag.service.engine.model_files import ModelFile
-from pnag.service.routes.dependencies import AnswererDep, BundlesDep, ModelFilesDep
+from pnag.service.routes.dependencies import AnswererDep, BundlesDep, ModelFilesDep, StateDep
 
 router = APIRouter(tags=["architectures"])
 
@@ -35,6 +36,7 @@ DOWNLOAD_S = 600
 async def model(
     architecture_id: str,
     request: Request,
+    state: StateDep,
     answerer: AnswererDep,
     bundles: BundlesDep,
     model_files: ModelFilesDep,
@@ -60,16 +62,17 @@ async def model(
         "repr-digest": f"sha-256=:{base64.b64encode(bytes.fromhex(file.sha256)).decode()}:",
         "cache-control": "no-cache",
     }
-    if headers["etag"] in request.headers.get("if-none-match", ""):
+    unchanged = not_modified(request, headers)
+    if unchanged is not None:
         file.file.close()
-        return Response(status_code=304, headers=headers)
+        return unchanged
     headers |= {
         "content-length": str(file.size_bytes),
         "content-disposition": f'attachment; filename="{architecture.space}-{architecture_id}.onnx"',
         # Weights do not compress; saying so keeps the compression layer from trying for seconds.
         "content-encoding": "identity",
     }
-    request.scope["pnag.prolong"](DOWNLOAD_S)
+    state.extend_deadline(DOWNLOAD_S)
     return StreamingResponse(_chunks(file), headers=headers, media_type="application/octet-stream")
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
+from pnag.service.contract.etag import not_modified
+
 WEB = Path(__file__).parent.parent / "web"
 INDEX, DOCS, ICON = "index.html", "docs.html", "favicon.svg"
 PLACE = b"{{web}}"
@@ -65,7 +67,7 @@ class Site:
 
 @cache
 def site() -> Site:
-    """What service/web holds."""
+    """The files of service/web."""
     paths = sorted(path for path in WEB.rglob("*") if path.suffix in MEDIA_TYPES)
     files = {path.relative_to(WEB).as_posix(): path.read_bytes() for path in paths}
     digest = hashlib.sha256()
@@ -106,6 +108,6 @@ def _response(
 ) -> Response:
     etag = f'"{hashlib.sha256(content).hexdigest()[:24]}"'
     headers = {**security, "cache-control": caching, "etag": etag}
-    if etag in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=headers)
-    return Response(content, media_type=MEDIA_TYPES[Path(name).suffix], headers=headers)
+    return not_modified(request, headers) or Response(
+        content, media_type=MEDIA_TYPES[Path(name).suffix], headers=headers
+    )

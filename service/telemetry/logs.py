@@ -13,7 +13,6 @@ def configure_logs(settings: Settings) -> None:
     """Send our own events and those of libraries (uvicorn's, mostly) through one format; called once per process."""
     as_text = settings.log_format == "text" or (settings.log_format == "auto" and sys.stderr.isatty())
     shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]

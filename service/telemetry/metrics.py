@@ -1,10 +1,11 @@
-"""What Prometheus is told. Names are `pnag_<noun>_<unit>`; every label has few values, none of them a caller's text.
+"""Metrics for Prometheus. Names are `pnag_<noun>_<unit>`; every label has few values, none of them a caller's text.
 
 With several worker processes, prometheus-client shares the values through files in PROMETHEUS_MULTIPROC_DIR (set by
 service/server.py before this module is imported), and any worker can answer for all.
 """
 
 import os
+from functools import partial
 from pathlib import Path
 
 from prometheus_client import (
@@ -28,108 +29,82 @@ class Metrics:
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the exposition, and nobody reads them
-        self.registry = registry = CollectorRegistry()
+        self.registry = CollectorRegistry()
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
         # -- requests
-        self.request_seconds = Histogram(
+        self.request_seconds = histogram(
             "pnag_http_request_seconds",
             "Time from a request's headers to the end of its answer; its _count counts requests. "
             "cache: memory, redis, shared (with a request that asked the same before), miss, or - where there is none. "
             "status 499: the caller hung up.",
             ["route", "status", "cache"],
             buckets=_SECONDS,
-            registry=registry,
         )
-        self.budget_share = Histogram(
+        self.budget_share = histogram(
             "pnag_budget_share",
             "Budgets asked, as a share of the bundle's range: 0 is its fastest network, 1 its largest.",
             ["bundle"],
             buckets=(0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1),
-            registry=registry,
         )
-        self.infeasible = Counter(
-            "pnag_infeasible_total", "Budgets that no network of the bundle keeps.", ["bundle"], registry=registry
-        )
+        self.infeasible = counter("pnag_infeasible_total", "Budgets that no network of the bundle keeps.", ["bundle"])
         # -- inference
-        self.waiting = Gauge(
-            "pnag_queue_waiting",
-            "Budgets that wait for a run.",
-            ["bundle"],
-            registry=registry,
-            multiprocess_mode="livesum",
+        self.waiting = gauge(
+            "pnag_queue_waiting", "Budgets that wait for a run.", ["bundle"], multiprocess_mode="livesum"
         )
-        self.wait_seconds = Histogram(
-            "pnag_queue_wait_seconds",
-            "How long the first budget of each run had waited.",
-            ["bundle"],
-            buckets=_SECONDS,
-            registry=registry,
+        self.wait_seconds = histogram(
+            "pnag_queue_wait_seconds", "How long the first budget of each run had waited.", ["bundle"], buckets=_SECONDS
         )
-        self.batch_size = Histogram(
-            "pnag_batch_size",
-            "Budgets in one run of the generator.",
-            ["bundle"],
-            buckets=(1, 2, 4, 8, 16, 32, 64, 128),
-            registry=registry,
+        self.batch_size = histogram(
+            "pnag_batch_size", "Budgets in one run of the generator.", ["bundle"], buckets=(1, 2, 4, 8, 16, 32, 64, 128)
         )
-        self.inference_seconds = Histogram(
-            "pnag_inference_seconds", "Time of one run.", ["bundle"], buckets=_SECONDS, registry=registry
-        )
-        self.shed = Counter(
-            "pnag_shed_total", "Budgets refused because too many were waiting.", ["bundle"], registry=registry
-        )
+        self.inference_seconds = histogram("pnag_inference_seconds", "Time of one run.", ["bundle"], buckets=_SECONDS)
+        self.shed = counter("pnag_shed_total", "Budgets refused because too many were waiting.", ["bundle"])
         # -- caches
-        self.redis_lookups = Counter(
+        self.redis_lookups = counter(
             "pnag_redis_lookups_total",
             "Look-ups in Redis by result (hit, miss, invalid: a value that is not ours, down: it was not asked).",
             ["result"],
-            registry=registry,
         )
-        self.redis_errors = Counter(
-            "pnag_redis_errors_total", "Failures of Redis by operation.", ["operation"], registry=registry
-        )
-        self.redis_up = Gauge(
+        self.redis_errors = counter("pnag_redis_errors_total", "Failures of Redis by operation.", ["operation"])
+        self.redis_up = gauge(
             "pnag_redis_up",
             "1 if Redis is in use, 0 while the circuit breaker keeps away from it; absent without Redis.",
             [],
-            registry=registry,
             multiprocess_mode="livemin",
         )
         # -- bundles
-        self.bundle_info = Gauge(
+        self.bundle_info = gauge(
             "pnag_bundle_info",
             "1 for each loaded bundle, 0 for one that was loaded before.",
             ["bundle", "version", "space", "device"],
-            registry=registry,
             multiprocess_mode="livemax",
         )
-        self.table_measured = Gauge(
+        self.table_measured = gauge(
             "pnag_latency_table_measured_timestamp_seconds",
             "When the bundle's latency table was measured: its age is time() minus this. NaN once it is not loaded.",
             ["bundle", "version"],
-            registry=registry,
             multiprocess_mode="livemax",
         )
-        self.reloads = Counter(
+        self.reloads = counter(
             "pnag_bundle_reloads_total",
             "Folders looked at on reload, by result (loaded, refused, removed).",
             ["result"],
-            registry=registry,
         )
-        self.refused = Gauge(
+        self.refused = gauge(
             "pnag_bundles_refused",
             "Folders whose bundle is not served because something is wrong with it; the log says what.",
             [],
-            registry=registry,
             multiprocess_mode="livemax",
         )
         # -- callers
-        self.auth_failures = Counter(
+        self.auth_failures = counter(
             "pnag_auth_failures_total",
             "Requests without the key they need, by reason (missing, unknown, scope).",
             ["reason"],
-            registry=registry,
         )
-        self.rate_limited = Counter("pnag_rate_limited_total", "Requests refused by the rate limit.", registry=registry)
+        self.rate_limited = counter("pnag_rate_limited_total", "Requests refused by the rate limit.")
 
     def exposition(self) -> bytes:
         """The registry in Prometheus's text format; of all workers, if there are several."""

@@ -170,6 +170,14 @@ def test_every_answer_has_the_security_header(server: Server) -> None:
     assert "server" not in headers
 
 
+def test_a_refusal_of_head_has_no_body(server: Server) -> None:
+    with server.connect() as connection:
+        connection.sendall(b"HEAD / HTTP/1.1\r\nhost: x\r\ncontent-length: 300000\r\n\r\n" + b"x" * 300_000)
+        head, _, body = read_all(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 413 ")
+    assert body == b""
+
+
 def test_what_is_not_http_is_refused(server: Server) -> None:
     with server.connect() as connection:
         connection.sendall(b"\x16\x03\x01 nonsense\r\n\r\n")

@@ -1,5 +1,6 @@
 """Settings: .env.example says the same, and nonsense is refused."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -30,6 +31,18 @@ def test_env_example_is_read_back_as_the_defaults(monkeypatch: pytest.MonkeyPatc
             name, _, value = line.partition("=")
             monkeypatch.setenv(name, value)
     assert Settings() == Settings.model_construct()
+
+
+def test_every_setting_is_read_somewhere() -> None:
+    """One that is not promises what nothing keeps. A reading is `settings.name`, or `self.name` in the class itself."""
+    service = ENV_EXAMPLE.parent / "service"
+    read = set()
+    for path in service.rglob("*.py"):
+        owners = ("self",) if path.name == "settings.py" else ("settings", "self._settings")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in owners:
+                read.add(node.attr)
+    assert set(Settings.model_fields) - read == set()
 
 
 def test_settings_cannot_be_changed() -> None:

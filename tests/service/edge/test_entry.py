@@ -1,4 +1,4 @@
-"""The front door: the hot path says what the route would say, ids and problems are on everything, fronts are cached."""
+"""The entry: it says what the route would say, ids and problems are on everything, fronts are cached."""
 
 import asyncio
 import json
@@ -20,14 +20,14 @@ def client(shared_client: TestClient) -> TestClient:
 
 
 def by_route(client: TestClient, content: bytes) -> tuple[int, Any]:
-    """What the framework's route answers to a body, the hot path having been kept away from it."""
-    hot_path = client.app.front._hot_path  # type: ignore[attr-defined]
+    """What the framework's route answers to a body, the entry having been kept from answering."""
+    entry = client.app.entry  # type: ignore[attr-defined]
 
     async def pass_on(*_: Any) -> None:
         return None
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(hot_path, "answer", pass_on)
+        monkeypatch.setattr(entry, "_answer", pass_on)
         return outcome(client.post("/generate", content=content, headers=JSON))
 
 
@@ -58,12 +58,12 @@ requests = st.fixed_dictionaries(
 
 @settings(deadline=None, max_examples=80)
 @given(content=requests | json_values.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=20))
-def test_the_hot_path_says_what_the_route_says(shared_client: TestClient, content: bytes) -> None:
+def test_the_entry_says_what_the_route_says(shared_client: TestClient, content: bytes) -> None:
     client = shared_client
-    hot = outcome(client.post("/generate", content=content, headers=JSON))
-    assert hot == by_route(client, content)
-    assert hot == outcome(client.post("/generate", content=content, headers=JSON))  # and again, remembered
-    assert hot[0] in (200, 404, 422)
+    fast = outcome(client.post("/generate", content=content, headers=JSON))
+    assert fast == by_route(client, content)
+    assert fast == outcome(client.post("/generate", content=content, headers=JSON))  # and again, remembered
+    assert fast[0] in (200, 404, 422)
 
 
 def test_a_request_id_is_kept_if_it_is_plain_and_replaced_if_not(client: TestClient) -> None:
@@ -89,7 +89,7 @@ def test_a_crash_is_answered_plainly_and_logged_whole(make_client: Any, monkeypa
     def crash(*_: Any) -> None:
         raise ZeroDivisionError("secret detail")
 
-    monkeypatch.setattr(client.app.state.answerer, "understand", crash)
+    monkeypatch.setattr(client.app.state.answerer, "answer_question", crash)
     for headers in ({}, {"x-request-timeout-ms": "1000"}):
         for path in ("/generate", "/generate?budget_ms=6"):
             body = None if "?" in path else {"budget_ms": 6}

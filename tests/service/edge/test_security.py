@@ -127,7 +127,7 @@ def test_neither_keys_nor_passwords_are_logged(
     make_client: Make, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     client = make_client(api_keys=BOTH, redis_url="redis://:hunter2@127.0.0.1:1")
-    monkeypatch.setattr(client.app.state.answerer, "understand", lambda _: 1 / 0)  # type: ignore[attr-defined]
+    monkeypatch.setattr(client.app.state.answerer, "answer_question", lambda _: 1 / 0)  # type: ignore[attr-defined]
     client.post("/generate", json=ASK, headers=bearer(READ_KEY))
     logged = "".join(capfd.readouterr())
     assert READ_KEY not in logged

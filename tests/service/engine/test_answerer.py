@@ -71,14 +71,14 @@ def test_the_same_question_asked_many_times_at_once_runs_once(bundle: LoadedBund
     async def scenario() -> None:
         counting: Any = CountingBundle(bundle)
         asked = question(counting, Conditions(), 6.5)
-        tasks = [asyncio.create_task(answerer.answer(asked)) for _ in range(10)]
+        tasks = [asyncio.create_task(answerer.answer_question(asked)) for _ in range(10)]
         await settle()
         counting.gate.set()
         replies = await asyncio.gather(*tasks)
         assert len(counting.asked) == 1
         assert len({reply.content for reply in replies}) == 1
         assert [reply.cache for reply in replies] == ["miss"] + ["shared"] * 9
-        assert (await answerer.answer(asked)).cache == "memory"
+        assert (await answerer.answer_question(asked)).cache == "memory"
 
     asyncio.run(scenario())
 
@@ -87,7 +87,7 @@ def test_if_the_one_who_asks_leaves_another_takes_over(bundle: LoadedBundle, ans
     async def scenario() -> None:
         counting: Any = CountingBundle(bundle)
         asked = question(counting, Conditions(), 6.6)
-        leader, follower = (asyncio.create_task(answerer.answer(asked)) for _ in range(2))
+        leader, follower = (asyncio.create_task(answerer.answer_question(asked)) for _ in range(2))
         await settle()
         leader.cancel()
         await settle()
@@ -103,7 +103,7 @@ def test_a_follower_who_leaves_does_not_disturb_the_leader(bundle: LoadedBundle,
     async def scenario() -> None:
         counting: Any = CountingBundle(bundle)
         asked = question(counting, Conditions(), 6.7)
-        leader, follower = (asyncio.create_task(answerer.answer(asked)) for _ in range(2))
+        leader, follower = (asyncio.create_task(answerer.answer_question(asked)) for _ in range(2))
         await settle()
         follower.cancel()
         await settle()

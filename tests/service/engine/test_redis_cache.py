@@ -11,13 +11,18 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from pydantic import SecretStr
 from starlette.testclient import TestClient
+
+from pnag.service.engine.redis_cache import RedisCache, _check
+from pnag.service.settings import Settings
+from pnag.service.telemetry.metrics import Metrics
 
 Make = Callable[..., TestClient]
 
@@ -106,8 +111,7 @@ def replica(make_client: Make, server: Server) -> Callable[[], TestClient]:
 
 
 def is_up(client: TestClient) -> bool:
-    up: bool = client.app.state.redis.is_up  # type: ignore[attr-defined]
-    return up
+    return metric(client, "pnag_redis_up") == 1
 
 
 def ask(client: TestClient, budget_ms: float = 6) -> Any:
@@ -337,3 +341,75 @@ def test_a_slow_one_is_left_alone_until_it_is_fast_again(make_client: Make, serv
         until(lambda: is_up(client))
         assert ask(client).headers["x-cache"] == "redis"
         client.close()
+
+
+# -- rounds: what is asked while one look-up is under way goes out together -------------------------------------------
+
+
+class Rounds:
+    """A cache whose look-ups end when the test says so; `asked` has the keys of each round."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.cache = RedisCache(Settings(redis_url=SecretStr("redis://127.0.0.1:1")), Metrics())
+        self.asked: list[list[str]] = []
+        self.gate = asyncio.Semaphore(0)
+        self.fails = False
+        monkeypatch.setattr(self.cache, "_is_up", True)
+        monkeypatch.setattr(self.cache, "_read_many", self._read_many)
+
+    async def _read_many(self, keys: Sequence[str]) -> list[bytes]:
+        self.asked.append(list(keys))
+        await self.gate.acquire()
+        if self.fails:
+            raise ZeroDivisionError
+        return [_check(key, key.encode()) + key.encode() for key in keys]
+
+    def get(self, *keys: str) -> list["asyncio.Task[bytes | None]"]:
+        return [asyncio.create_task(self.cache.get(key)) for key in keys]
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def test_what_is_asked_during_a_round_is_the_next_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        rounds = Rounds(monkeypatch)
+        tasks = rounds.get("a")
+        await settle()
+        tasks += rounds.get("b", "c", "d")
+        await settle()
+        tasks[2].cancel()  # who leaves is not asked for
+        await settle()
+        for _ in range(2):
+            rounds.gate.release()
+        assert await asyncio.gather(tasks[0], tasks[1], tasks[3]) == [b"a", b"b", b"d"]
+        assert rounds.asked == [["a"], ["b", "d"]]
+
+    asyncio.run(scenario())
+
+
+def test_nobody_is_forgotten_between_two_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        rounds = Rounds(monkeypatch)
+        for number in range(100):  # asks again as soon as the reply is there, while the last round ends
+            rounds.gate.release()
+            assert await rounds.cache.get(str(number)) == str(number).encode()
+
+    asyncio.run(scenario())
+
+
+def test_a_round_that_breaks_is_a_miss_for_all_and_the_next_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        rounds = Rounds(monkeypatch)
+        rounds.fails = True
+        tasks = rounds.get("a", "b")
+        rounds.gate.release()
+        assert await asyncio.gather(*tasks) == [None, None]
+        rounds.fails = False
+        rounds.gate.release()
+        assert await rounds.cache.get("c") == b"c"
+
+    asyncio.run(scenario())

