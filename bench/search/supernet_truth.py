@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pnag.bench.search.problem import best_of
-from pnag.models.answer.runtime import OnnxGenerator, Query
+from pnag.models.answer.question import Query
+from pnag.models.answer.runtime import OnnxGenerator
 from pnag.models.bundle.bundle import Bundle
 from pnag.models.errors import RecordsError
 from pnag.models.pareto import kendall_tau

@@ -9,7 +9,8 @@ from functools import cached_property
 
 import numpy as np
 
-from pnag.models.answer.runtime import Answer, Candidate, OnnxGenerator, Query
+from pnag.models.answer.question import Answer, Candidate, Query
+from pnag.models.answer.runtime import OnnxGenerator
 from pnag.models.space.search_space import INACTIVE, Option, Tokens
 
 STEP = 0.001

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from pnag.models.answer.runtime import Candidate
+from pnag.models.answer.question import Candidate
 from pnag.models.bundle.bundle import WEIGHTS, Bundle
 from pnag.models.bundle.weights import read_network
 from pnag.models.errors import WeightsError

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pnag.cli import main as cli
-from pnag.models.answer.runtime import OnnxGenerator, Query
+from pnag.models.answer.question import Query
+from pnag.models.answer.runtime import OnnxGenerator
 from pnag.models.bundle.bundle import EVALUATOR, GENERATOR, LATENCY_TABLE, MANIFEST, Bundle
 from pnag.models.errors import LatencyTableError, MissingLayerError, RecordsError, TrainingError
 from pnag.trainer.progress import show_progress
