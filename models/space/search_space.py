@@ -196,21 +196,6 @@ class SearchSpace(ABC):
         """Architectures with every active decision uniform over its options, shape [count, D]."""
         return self.canonical(rng.integers(0, self.num_options_D, size=(count, len(self.decisions))))
 
-    def mutate(self, tokens_BD: Tokens, probability: float, rng: np.random.Generator) -> Tokens:
-        """Redraw each decision with the given probability; what a mutation wakes up is drawn uniformly."""
-        fresh_BD = rng.integers(0, self.num_options_D, size=tokens_BD.shape)
-        redraw_BD = (rng.random(tokens_BD.shape) < probability) | (tokens_BD == INACTIVE)
-        return self.canonical(np.where(redraw_BD, fresh_BD, tokens_BD))
-
-    def crossover(self, tokens_BD: Tokens, other_BD: Tokens, rng: np.random.Generator) -> Tokens:
-        """Take each decision from either parent with equal chance; where one parent has none, take the other's."""
-        take_other_BD = rng.random(tokens_BD.shape) < 0.5
-        mixed_BD = np.where(take_other_BD, other_BD, tokens_BD)
-        mixed_BD = np.where(mixed_BD == INACTIVE, np.where(take_other_BD, tokens_BD, other_BD), mixed_BD)
-        # A child can wake a decision that neither parent had: option 0 would bias towards small, so draw.
-        fresh_BD = rng.integers(0, self.num_options_D, size=tokens_BD.shape)
-        return self.canonical(np.where(mixed_BD == INACTIVE, fresh_BD, mixed_BD))
-
     # -- layers ------------------------------------------------------------------------------------------------------
 
     def layers(self, encoding: str) -> list[Layer]:

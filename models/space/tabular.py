@@ -173,12 +173,6 @@ class TableSpace(SearchSpace):
             raise SearchSpaceError(f"{self.name}: forbidden leaves (almost) no combination; none was found by chance")
         return found_BD[rng.integers(0, len(found_BD), count)]
 
-    def mutate(self, tokens_BD: Tokens, probability: float, rng: np.random.Generator) -> Tokens:
-        return self._or_parent(super().mutate(tokens_BD, probability, rng), tokens_BD)
-
-    def crossover(self, tokens_BD: Tokens, other_BD: Tokens, rng: np.random.Generator) -> Tokens:
-        return self._or_parent(super().crossover(tokens_BD, other_BD, rng), tokens_BD)
-
     def all_architectures(self) -> Tokens | None:
         """Every architecture, shape [N, D]; None where there are more than MAX_ENUMERATED combinations."""
         if math.prod(len(d.options) for d in self.decisions) > MAX_ENUMERATED:
@@ -309,11 +303,6 @@ class TableSpace(SearchSpace):
                 f"{self.name}: {self.format_values(self._values(tokens_D))} is forbidden: "
                 + " and ".join(f"{name} in {list(options)}" for name, options in rule.items())
             )
-
-    def _or_parent(self, child_BD: Tokens, parent_BD: Tokens) -> Tokens:
-        if not self._rules:
-            return child_BD
-        return np.where(self.allowed(child_BD)[:, np.newaxis], child_BD, parent_BD)
 
     @cached_property
     def _shared(self) -> list[tuple[list[int], int]]:

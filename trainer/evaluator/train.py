@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import kendalltau
 
 from pnag.models.accuracy.evaluator import AccuracyModel, GaussianProcess, MeanProcess, MlpEnsemble, to_log_error
 from pnag.models.accuracy.evaluator import kernel as covariance_of
 from pnag.models.accuracy.features import ArchitectureFeatures, Ties
 from pnag.models.errors import TrainingError
-from pnag.models.pareto import kendall_tau
 from pnag.models.space.search_space import SearchSpace, Tokens
 from pnag.trainer.config import EvaluatorConfig
 from pnag.trainer.data.records import Records
@@ -102,9 +102,9 @@ def train_evaluator(
         "num_records": len(records),
         "num_held_out": num_held_out,
         "model": "gaussian-process" if is_gaussian else "mlp-ensemble",
-        "kendall_tau": kendall_tau(predicted, truth),
+        "kendall_tau": float(kendalltau(predicted, truth).statistic),
         "mae_percent": float(np.mean(np.abs(predicted - truth))) * 100,
-        f"{baseline}_only_kendall_tau": kendall_tau(size_N[held_out], truth),
+        f"{baseline}_only_kendall_tau": float(kendalltau(size_N[held_out], truth).statistic),
         f"{baseline}_only_mae_percent": size_mae * 100,
         "interval_coverage_asked": config.interval_coverage,
         "interval_coverage_seen": float(np.mean(residual_y[half:] <= half_width)),
