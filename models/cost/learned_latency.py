@@ -14,15 +14,17 @@ Axis letters: B = architectures, D = decisions, N = learnt networks, P = physica
 import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import PlainValidator
 
 from pnag.models.cost.additive import GroupedCost
 from pnag.models.errors import LatencyTableError
-from pnag.models.files import is_number
+from pnag.models.files import Number, Positive
 from pnag.models.space.layers import Layer
 from pnag.models.space.search_space import INACTIVE, Option, SearchSpace, Tokens
 
@@ -101,6 +103,44 @@ def shared_numbers(space: SearchSpace) -> list[str]:
     ]
 
 
+def _pack(array: NDArray[Any], dtype: str) -> dict[str, Any]:
+    array = array.astype(dtype)
+    return {
+        "dtype": dtype,
+        "shape": list(array.shape),
+        "base64": base64.b64encode(
+            np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<")).tobytes()
+        ).decode(),
+    }
+
+
+def _unpack(dtype: str, raw: Any) -> NDArray[Any]:
+    try:
+        if raw["dtype"] != dtype:
+            raise ValueError(f"dtype is {raw['dtype']!r}; expected {dtype!r}")
+        data = base64.b64decode(raw["base64"], validate=True)
+    except (KeyError, TypeError) as exc:
+        raise ValueError(f"expected an object of dtype, shape and base64, not {raw!r:.40} ({exc!r})") from None
+    return np.frombuffer(data, dtype=np.dtype(dtype).newbyteorder("<")).reshape(raw["shape"]).astype(dtype)
+
+
+def _numbers(raw: Any) -> Floats:
+    try:
+        return np.array(raw, dtype=np.float64)
+    except TypeError as exc:
+        raise ValueError(f"expected nested lists of numbers ({exc})") from None
+
+
+_STORED = {
+    "mean_S": "float64",
+    "scale_S": "float64",
+    "shape_NS": "float32",
+    "tokens_ND": "int16",
+    "weight_N": "float64",
+}
+"""How each array of a correction is stored."""
+
+
 @dataclass(frozen=True)
 class Term:
     """A table over a few decisions, in ms; the last place along an axis stands for "inactive".
@@ -109,7 +149,7 @@ class Term:
     """
 
     decisions: tuple[str, ...]
-    values: Floats
+    values: Annotated[Floats, PlainValidator(_numbers)]
     times: str | None = None
 
 
@@ -120,9 +160,9 @@ class Kernel:
     d is the mean squared difference of standardised shape features, or the share of decisions that differ.
     """
 
-    features: str
-    length: float
-    weight: float
+    features: Literal["shape", "tokens"]
+    length: Positive
+    weight: Number
 
 
 @dataclass(frozen=True)
@@ -130,11 +170,11 @@ class Correction:
     """What does not add up, as a share of the physical part."""
 
     kernels: tuple[Kernel, ...]
-    mean_S: Floats
-    scale_S: Floats
-    shape_NS: Floats
-    tokens_ND: NDArray[np.int16]
-    weight_N: Floats
+    mean_S: Annotated[Floats, PlainValidator(partial(_unpack, "float64"))]
+    scale_S: Annotated[Floats, PlainValidator(partial(_unpack, "float64"))]
+    shape_NS: Annotated[Floats, PlainValidator(lambda raw: _unpack("float32", raw).astype(np.float64))]
+    tokens_ND: Annotated[NDArray[np.int16], PlainValidator(partial(_unpack, "int16"))]
+    weight_N: Annotated[Floats, PlainValidator(partial(_unpack, "float64"))]
 
 
 @dataclass(frozen=True)
@@ -152,12 +192,12 @@ class LearnedLatency:
     num_rows: int
     candidates: Mapping[str, Any]
     options: Mapping[str, tuple[Option, ...]]
-    coefficients: Mapping[str, float]
+    coefficients: Mapping[str, Number]
     terms: tuple[Term, ...] = ()
     correction: Correction | None = None
     surrogate: tuple[Term, ...] | None = None
-    intercept_ms: float = 0.0
-    floor_ms: float = 0.0
+    intercept_ms: Number = 0.0
+    floor_ms: Number = 0.0
 
     def cost(self, space: SearchSpace) -> GroupedCost:
         """The additive stand-in: equal to the prediction, but for the floor, where nothing but sums was learnt."""
@@ -240,43 +280,16 @@ class LearnedLatency:
         if self.correction is not None:
             document["correction"] = {
                 "kernels": [vars(kernel) for kernel in self.correction.kernels],
-                **{name: _pack(getattr(self.correction, name), dtype) for name, dtype in _ARRAYS.items()},
+                **{name: _pack(getattr(self.correction, name), dtype) for name, dtype in _STORED.items()},
             }
         return document
 
-    @classmethod
-    def from_dict(cls, raw: Any, name: str) -> "LearnedLatency":
-        """Undo `to_dict`.
+    def check(self, where: str) -> None:
+        """Refuse parts that do not fit together.
 
         Raises:
-            LatencyTableError: naming the field that is missing or wrong.
+            LatencyTableError: naming `where` and the part.
         """
-        where = f"{name}: learned"
-        try:
-            learnt = cls(
-                method=str(raw["method"]),
-                num_rows=int(raw["num_rows"]),
-                candidates=dict(raw["candidates"]),
-                options={str(k): tuple(v) for k, v in raw["options"].items()},
-                coefficients={str(k): _number(v, f"{where}.coefficients.{k}") for k, v in raw["coefficients"].items()},
-                terms=tuple(_term_from_dict(term, where) for term in raw["terms"]),
-                correction=_correction_from_dict(raw["correction"], where),
-                surrogate=(
-                    None if raw["surrogate"] is None else tuple(_term_from_dict(t, where) for t in raw["surrogate"])
-                ),
-                intercept_ms=_number(raw["intercept_ms"], f"{where}.intercept_ms"),
-                floor_ms=_number(raw["floor_ms"], f"{where}.floor_ms"),
-            )
-        except (KeyError, TypeError, AttributeError, ValueError) as exc:
-            if isinstance(exc, LatencyTableError):
-                raise
-            raise LatencyTableError(
-                f"{where} is incomplete ({type(exc).__name__}: {exc}); learn the device again"
-            ) from None
-        learnt._check(where)
-        return learnt
-
-    def _check(self, where: str) -> None:
         unknown = [k for k in self.coefficients if k not in PHYSICAL and k != "constant"]
         if unknown:
             raise LatencyTableError(f"{where}.coefficients has {unknown[0]!r}; this version knows {sorted(PHYSICAL)}")
@@ -291,7 +304,7 @@ class LearnedLatency:
                 )
         if self.correction is not None:
             rows = len(self.correction.weight_N)
-            arrays = [getattr(self.correction, n) for n in _ARRAYS]
+            arrays = [getattr(self.correction, n) for n in _STORED]
             if not all(np.isfinite(a).all() for a in arrays) or self.correction.tokens_ND.shape != (
                 rows,
                 len(self.options),
@@ -360,67 +373,8 @@ def _merged(
     return tuple(merged.items())
 
 
-_ARRAYS = {
-    "mean_S": "float64",
-    "scale_S": "float64",
-    "shape_NS": "float32",
-    "tokens_ND": "int16",
-    "weight_N": "float64",
-}
-
-
-def _pack(array: NDArray[Any], dtype: str) -> dict[str, Any]:
-    array = array.astype(dtype)
-    return {
-        "dtype": dtype,
-        "shape": list(array.shape),
-        "base64": base64.b64encode(
-            np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<")).tobytes()
-        ).decode(),
-    }
-
-
-def _unpack(raw: Mapping[str, Any], dtype: str) -> NDArray[Any]:
-    if raw["dtype"] != dtype:
-        raise ValueError(f"dtype {raw['dtype']!r}, expected {dtype!r}")
-    data = base64.b64decode(raw["base64"], validate=True)
-    return np.frombuffer(data, dtype=np.dtype(dtype).newbyteorder("<")).reshape(raw["shape"]).astype(dtype)
-
-
-def _correction_from_dict(raw: Any, where: str) -> Correction | None:
-    if raw is None:
-        return None
-    kernels = []
-    for entry in raw["kernels"]:
-        if entry["features"] not in ("shape", "tokens"):
-            raise LatencyTableError(
-                f"{where}.correction: kernel over {entry['features']!r}; known are shape and tokens"
-            )
-        length = _number(entry["length"], f"{where}.correction: length")
-        if length <= 0:
-            raise LatencyTableError(f"{where}.correction: length is {length}; it must be above 0")
-        kernels.append(Kernel(entry["features"], length, _number(entry["weight"], f"{where}.correction: weight")))
-    arrays = {name: _unpack(raw[name], dtype) for name, dtype in _ARRAYS.items()}
-    arrays["shape_NS"] = arrays["shape_NS"].astype(np.float64)
-    return Correction(tuple(kernels), **arrays)
-
-
 def _term_to_dict(term: Term) -> dict[str, Any]:
     return {"decisions": list(term.decisions), "times": term.times, "values": term.values.tolist()}
-
-
-def _term_from_dict(raw: Any, where: str) -> Term:
-    values = np.array(raw["values"], dtype=np.float64)
-    times = raw["times"]
-    if times is not None and not isinstance(times, str):
-        raise LatencyTableError(f"{where}: a term's times is {times!r}; expected a decision's name or null")
-    return Term(tuple(str(d) for d in raw["decisions"]), values, times)
-
-
-def _number(value: Any, what: str) -> float:
-    if not is_number(value):
-        raise LatencyTableError(f"{what} is {value!r}; expected a finite number")
-    return float(value)
 
 
 def joint_terms(space: SearchSpace) -> list[tuple[tuple[str, ...], str | None]]:

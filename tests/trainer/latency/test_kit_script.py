@@ -181,7 +181,7 @@ def test_a_killed_process_keeps_its_rounds_and_the_next_goes_on(tmp_path: Path) 
         """
         import sys, time
         from pathlib import Path
-        from pnag.models.spaces.registry import get_space
+        from pnag.models.space.registry import get_space
         from pnag.trainer.latency import kit_script, measure
         kit_script.SAVE_EVERY_S = 0.0
         space, path = get_space("nas-bench-macro"), Path(sys.argv[1])
