@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from pnag.models.cost.additive import GroupedCost, macs_cost, params_cost, peak_activations_cost
 from pnag.models.cost.latency_table import LatencyTable
-from pnag.models.errors import BundleError, EncodingError
-from pnag.models.files import is_number, read_json_object
+from pnag.models.errors import BundleError
+from pnag.models.files import Number, check_version, parse_object, read_json_object
 from pnag.models.space.search_space import INACTIVE, SearchSpace, Tokens
 
 Floats = NDArray[np.float64]
@@ -108,23 +108,41 @@ class TableCosts:
             BundleError: naming what does not fit the space.
         """
         document = read_json_object(data, where, BundleError)
-        if document.get("format_version") != FORMAT_VERSION:
-            raise BundleError(
-                f"{where}: format_version is {document.get('format_version')!r}; this pnag reads {FORMAT_VERSION}"
-            )
+        check_version(document, FORMAT_VERSION, where, BundleError)
+        stored = parse_object(_Document, document, where, BundleError)
+        columns = stored.columns[1:]
         try:
-            learned = {str(c): _cost_from_dict(space, raw) for c, raw in document["learned"].items()}
-            columns = [str(c) for c in document["columns"][1:]]
-            rows = document["rows"]
-            encodings = tuple(str(row[0]) for row in rows)
+            learned = {column: _restored(space, cost) for column, cost in stored.learned.items()}
+            encodings = tuple(str(row[0]) for row in stored.rows)
             tokens = [space.decode(encoding) for encoding in encodings]
-            values = np.array([row[1:] for row in rows], dtype=np.float64).reshape(len(rows), len(columns))
-        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as exc:
-            detail = exc if isinstance(exc, EncodingError) else repr(exc)
-            raise BundleError(f"{where}: does not fit the search space ({detail}); train the bundle again") from None
+            values = np.array([row[1:] for row in stored.rows], dtype=np.float64).reshape(len(tokens), len(columns))
+        except (TypeError, IndexError, ValueError) as exc:
+            raise BundleError(f"{where}: does not fit the search space ({exc}); train the bundle again") from None
         tokens_RD = np.stack(tokens) if tokens else np.zeros((0, len(space.decisions)), dtype=np.int64)
         measured = {c: values[:, i] for i, c in enumerate(columns)}
-        return cls(encodings, tokens_RD, measured, learned, document.get("is_restricted") is True)
+        return cls(encodings, tokens_RD, measured, learned, stored.is_restricted)
+
+
+@dataclass(frozen=True)
+class _Group:
+    decisions: tuple[str, ...]
+    values: list[Any]
+
+
+@dataclass(frozen=True)
+class _Cost:
+    constant: Number
+    groups: tuple[_Group, ...]
+
+
+@dataclass(frozen=True)
+class _Document:
+    """The content of `table_costs.json`."""
+
+    learned: dict[str, _Cost]
+    columns: list[str]
+    rows: list[list[Any]]
+    is_restricted: bool = False
 
 
 @dataclass(frozen=True)
@@ -311,21 +329,16 @@ def _cost_to_dict(space: SearchSpace, cost: GroupedCost) -> dict[str, Any]:
     }
 
 
-def _cost_from_dict(space: SearchSpace, raw: Mapping[str, Any]) -> GroupedCost:
-    constant = raw["constant"]
-    if not is_number(constant):
-        raise ValueError(f"constant is {constant!r}")
+def _restored(space: SearchSpace, cost: _Cost) -> GroupedCost:
     groups = []
-    for entry in raw["groups"]:
-        indices = tuple(space.index(str(name)) for name in entry["decisions"])
-        values = np.array(entry["values"], dtype=np.float64)
+    for group in cost.groups:
+        indices = tuple(space.index(name) for name in group.decisions)
+        values = np.array(group.values, dtype=np.float64)
         shape = tuple(int(space.num_options_D[i]) + 1 for i in indices)
         if values.shape != shape or len(indices) not in (1, 2) or not np.isfinite(values).all():
-            raise ValueError(
-                f"values of {entry['decisions']} have shape {values.shape}, not {shape}, or are not finite"
-            )
+            raise ValueError(f"values of {group.decisions} have shape {values.shape}, not {shape}, or are not finite")
         groups.append((indices, values))
-    return GroupedCost(groups, constant=float(constant))
+    return GroupedCost(groups, constant=cost.constant)
 
 
 assert INACTIVE == -1, "Rows and GroupedCost count on token -1 being the place before the first, or the last"
