@@ -189,23 +189,20 @@ class LatencyTable:
         self.check_space(space)
         if self.learned is not None:
             return space.restrict({name: list(options) for name, options in self.learned.options.items()})
-        kept: dict[str, list[Option]] = {}
+        unmeasured: set[tuple[str, Option]] = set()
         for group in space.cost_groups:
-            options = [space.decisions[space.index(name)].options for name in group.decisions]
-            seen: list[set[Option]] = [set() for _ in options]
-            whole: list[set[Option]] = [set() for _ in options]
-            for tokens in space.assignments(group.decisions):
-                values = [None if t < 0 else o[t] for o, t in zip(options, tokens, strict=True)]
-                is_measured = all(layer.key in self.layers for layer in group.build(*values))
-                for place, value in enumerate(values):
-                    if value is not None:
-                        seen[place].add(value)
-                        if is_measured:
-                            whole[place].add(value)
-            for name, all_options, measured in zip(group.decisions, seen, whole, strict=True):
-                if measured != all_options:
-                    before = kept.get(name, list(space.decisions[space.index(name)].options))
-                    kept[name] = [option for option in before if option in measured or option not in all_options]
+            used, measured = set[tuple[str, Option]](), set[tuple[str, Option]]()
+            for _, values, layers in space.group_layers(group):
+                chosen = {(name, v) for name, v in zip(group.decisions, values, strict=True) if v is not None}
+                used |= chosen
+                if all(layer.key in self.layers for layer in layers):
+                    measured |= chosen
+            unmeasured |= used - measured
+        kept = {
+            d.name: [o for o in d.options if (d.name, o) not in unmeasured]
+            for d in space.decisions
+            if any(name == d.name for name, _ in unmeasured)
+        }
         empty = [name for name, options in kept.items() if not options]
         if empty:
             raise MissingLayerError(

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import PlainValidator
 
-from pnag.models.cost.additive import GroupedCost
+from pnag.models.cost.additive import GroupedCost, tabulate
 from pnag.models.errors import LatencyTableError
 from pnag.models.files import Number, Positive
 from pnag.models.space.layers import Layer
@@ -61,15 +61,11 @@ class Features:
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
-        self.groups: list[tuple[tuple[int, ...], Floats]] = []
-        for group in space.cost_groups:
-            options = [space.decisions[space.index(name)].options for name in group.decisions]
-            table = np.full([*(len(o) + 1 for o in options), len(PHYSICAL)], np.nan)
-            for tokens in space.assignments(group.decisions):
-                values = [None if t < 0 else o[t] for o, t in zip(options, tokens, strict=True)]
-                layers = group.build(*values)
-                table[tuple(tokens)] = [sum(quantity(layer) for layer in layers) for quantity in PHYSICAL.values()]
-            self.groups.append((tuple(space.index(name) for name in group.decisions), table))
+
+        def sums(layers: Sequence[Layer]) -> list[float]:
+            return [sum(quantity(layer) for layer in layers) for quantity in PHYSICAL.values()]
+
+        self.groups = tabulate(space, sums, len(PHYSICAL))
 
     def physical(self, tokens_BD: Tokens) -> Floats:
         """Each quantity of `PHYSICAL` summed over layers, shape [B, P]."""
