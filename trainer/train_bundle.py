@@ -211,7 +211,7 @@ def _generate_bundle(
 ) -> Bundle:  # fmt: skip
     space = expertise.space
     costs = NetworkCosts.of(space, table, recorded)
-    slack = SlackTable.build(space, costs.floors())
+    slack = SlackTable.build(space, costs.lower_bounds())
     assert len(COSTS) == len(slack.base_K)
     objective = search_objective(space, costs, expertise.predictor())
     score, ranking = _ranking(expertise, objective, config, progress)

@@ -1,4 +1,4 @@
-"""The ONNX file of a bundle's network, and what it says of itself."""
+"""ONNX files of a bundle's networks, with their properties."""
 
 from collections.abc import Mapping
 

@@ -11,7 +11,7 @@ from pnag.models.space.search_space import Architecture
 
 @dataclass(frozen=True)
 class Limits:
-    """What a network must not exceed beside the latency budget; None = no limit."""
+    """Limits that a network must keep beside the latency budget; None = no limit."""
 
     macs_m: float | None = None
     """Millions of multiply-accumulates."""
@@ -56,7 +56,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the bundle expects of one network. Accuracies are fractions; latencies ms on the bundle's device.
+    """Predictions of the bundle for one network. Accuracies are fractions; latencies ms on the bundle's device.
 
     Sizes are None where nothing is known of them: a table-only space whose records have no such column. `metric` is
     what stands for accuracy there, None where it is accuracy itself.

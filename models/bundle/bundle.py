@@ -135,16 +135,16 @@ class Bundle:
 
     @property
     def metric(self) -> Metric | None:
-        """What stands for accuracy, None for accuracy itself."""
+        """Metric that stands for accuracy, None for accuracy itself."""
         raw = self.manifest["accuracy"].get("metric")
         return Metric.from_dict(raw) if isinstance(raw, dict) else None
 
     def has_weights_of(self, encoding: str) -> bool:
-        """Whether a network can be built and run, not only described."""
+        """Tell whether a network can be built and run, not only described."""
         return self.weights is not None and encoding in self.weights.index.accuracies
 
     def costs(self) -> NetworkCosts:
-        """What architectures of the bundle are limited by."""
+        """Costs that architectures of the bundle are limited by."""
         return NetworkCosts.of(self.space, self.latency_table, self.table_costs)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""`weights.npz` of a bundle: what it takes to build networks that run, without torch.
+"""Weights of a bundle's networks (`weights.npz`), to build networks that run, without torch.
 
 Networks of a supernet share most of their weights, but each has batch-norm statistics of its own. So the file holds
 every distinct convolution once, in half precision, and per network the factor and the bias of each output channel that
@@ -62,7 +62,7 @@ class StoredNetwork:
 
 @dataclass(frozen=True)
 class WeightsIndex:
-    """What a weights file holds, without the weights."""
+    """Content of a weights file, without the weights."""
 
     space: str
     metadata: Mapping[str, str]
@@ -120,7 +120,7 @@ def pack_weights(space: SearchSpace, networks: Iterable[StoredNetwork], metadata
 
 
 def read_index(data: bytes, name: str) -> WeightsIndex:
-    """What a weights file holds.
+    """Index of a weights file.
 
     Raises:
         WeightsError: naming `name`, if it is no weights file, or from a newer version.

@@ -91,7 +91,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class UpperBound:
-    """What turns a prediction into a bound.
+    """Ratios that turn a prediction into an upper bound.
 
     Attributes:
         coverage: promised by default.
@@ -135,7 +135,7 @@ class LatencyTable:
     """What `pnag latency drift` last found."""
     upper_bound: UpperBound | None = None
     learned: LearnedLatency | None = None
-    """A device learnt from whole networks; predicts in the layers' stead where it is there."""
+    """A device learned from whole networks; predicts in the layers' stead where it is there."""
     networks: tuple[NetworkLatency, ...] = ()
     """Those that calibration and bound were fitted on: a check must use others."""
     measured_at: str | None = None
@@ -159,7 +159,7 @@ class LatencyTable:
     def cost(self, space: SearchSpace) -> GroupedCost:
         """Predicted latency in ms of architectures of `space`, as a sum over groups of decisions.
 
-        The prediction itself where latency adds up; for a learnt device that does not, its closest additive stand-in.
+        The prediction itself where latency adds up; for a learned device that does not, its closest additive stand-in.
 
         Raises:
             LatencyTableError: if the table is for another space.
@@ -211,7 +211,11 @@ class LatencyTable:
         return space.restrict(kept) if kept else space
 
     def check_space(self, space: SearchSpace) -> None:
-        """Raises LatencyTableError if the table was made for another space."""
+        """Refuse another space than the table was made for.
+
+        Raises:
+            LatencyTableError: naming both.
+        """
         if space.name != self.space:
             raise LatencyTableError(
                 f"latency table is for search space {self.space!r}, not {space.name!r}; measure or import one for it"
@@ -223,7 +227,7 @@ class LatencyTable:
         return self.upper_bound.coverage if self.upper_bound else PLAIN_COVERAGE
 
     def bound_factor(self, coverage: float) -> float:
-        """What a prediction is multiplied with to hold at `coverage`; 1 at 0.5.
+        """Factor that a prediction is multiplied with to hold at `coverage`; 1 at 0.5.
 
         Raises:
             BudgetError: if coverage is not in [0.5, 1), or the table has no bound for it.

@@ -1,14 +1,14 @@
-"""A device learnt from whole networks' latencies: what predicts where no layer was ever timed, with numpy alone.
+"""A device learned from whole networks' latencies, for predictions where no layer was ever timed.
 
     physical(x)   = constant + sum over layers of a few physical quantities
     additive(x)   = intercept_ms + physical(x) + sum of small tables over decisions
-    correction(x) = sum over learnt networks j of weight_j * kernel(x, network_j)
+    correction(x) = sum over learned networks j of weight_j * kernel(x, network_j)
     latency_ms(x) = max(floor_ms, additive(x) + physical(x) * correction(x))
 
 The tables sum over layers like a latency table does; the correction is what does not add up, e.g. where a GPU waits for
 the next kernel's launch. `surrogate` is the best additive stand-in for the whole, for masks that need additive costs.
 
-Axis letters: B = architectures, D = decisions, N = learnt networks, P = physical quantities, S = shape features.
+Axis letters: B = architectures, D = decisions, N = learned networks, P = physical quantities, S = shape features.
 """
 
 import base64
@@ -57,7 +57,7 @@ PHYSICAL: dict[str, Callable[[Layer], float]] = {
 
 
 class Features:
-    """A space's physical quantities, tabulated once: what predictions and fits look at."""
+    """A space's physical quantities, tabulated once for predictions and fits."""
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
@@ -75,7 +75,7 @@ class Features:
         return total_BP
 
     def shape(self, tokens_BD: Tokens) -> Floats:
-        """What a network looks like from afar, shape [B, S]: logs of the physical sums, numbers chosen, depths."""
+        """Features of a whole network, shape [B, S]: logs of the physical sums, numbers chosen, depths."""
         numbers = [
             np.array(self.space.decisions[self.space.index(name)].options, dtype=np.float64)[
                 tokens_BD[:, self.space.index(name)]
@@ -163,7 +163,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Correction:
-    """What does not add up, as a share of the physical part."""
+    """Correction for what does not add up, as a share of the physical part."""
 
     kernels: tuple[Kernel, ...]
     mean_S: Annotated[Floats, PlainValidator(partial(_unpack, "float64"))]
@@ -196,19 +196,19 @@ class LearnedLatency:
     floor_ms: Number = 0.0
 
     def cost(self, space: SearchSpace) -> GroupedCost:
-        """The additive stand-in: equal to the prediction, but for the floor, where nothing but sums was learnt."""
+        """Additive stand-in for masks: equal to the prediction, but for `floor_ms`, where nothing but sums was learned."""
         return self._additive(Features(space), self.terms if self.surrogate is None else self.surrogate)
 
     def predictor(self, space: SearchSpace, features: Features | None = None) -> Callable[[Tokens], Floats]:
         """Latency in ms of canonical tokens, shape [B]; `features` of this very space save computing them anew."""
         features = features or Features(space)
         additive = self._additive(features, self.terms)
-        to_learnt = self._token_maps(space)
+        to_learned = self._token_maps(space)
 
         def predict_batch(tokens_BD: Tokens) -> Floats:
             total_B = additive(tokens_BD)
             if self.correction is not None:
-                share_B = correction_share(self.correction, features.shape(tokens_BD), tokens_BD, to_learnt)
+                share_B = correction_share(self.correction, features.shape(tokens_BD), tokens_BD, to_learned)
                 total_B = total_B + self.physical_ms(features.physical(tokens_BD)) * share_B
             return np.maximum(total_B, self.floor_ms)
 
@@ -232,20 +232,20 @@ class LearnedLatency:
         return GroupedCost(_merged(features.space, groups), constant=constant)
 
     def _token_maps(self, space: SearchSpace) -> list[NDArray[np.int64]]:
-        """Per decision this space's token -> the learnt one, "inactive" last; restricted spaces count fewer options."""
+        """Per decision this space's token -> the learned one, "inactive" last; restricted spaces count fewer options."""
         if [d.name for d in space.decisions] != list(self.options):
             raise LatencyTableError(
                 f"learned.options does not list the decisions of {space.name}; learn the device again"
             )
         maps = []
         for decision in space.decisions:
-            learnt = self.options[decision.name]
-            missing = [o for o in decision.options if o not in learnt]
+            learned = self.options[decision.name]
+            missing = [o for o in decision.options if o not in learned]
             if missing:
                 raise LatencyTableError(
                     f"learned.options: {decision.name} has no {missing[0]!r}; learn the device again"
                 )
-            maps.append(np.array([*(learnt.index(o) for o in decision.options), INACTIVE]))
+            maps.append(np.array([*(learned.index(o) for o in decision.options), INACTIVE]))
         return maps
 
     def _groups(self, space: SearchSpace, term: Term) -> tuple[tuple[int, ...], Floats]:
@@ -309,12 +309,12 @@ class LearnedLatency:
 
 
 def correction_share(
-    correction: Correction, shape_BS: Floats, tokens_BD: Tokens, to_learnt: Sequence[NDArray[np.int64]]
+    correction: Correction, shape_BS: Floats, tokens_BD: Tokens, to_learned: Sequence[NDArray[np.int64]]
 ) -> Floats:
     """The correction as a share of the physical part, shape [B]."""
     standard_BS = (shape_BS - correction.mean_S) / correction.scale_S
-    learnt_BD = np.stack([table[tokens_BD[:, i]] for i, table in enumerate(to_learnt)], axis=1)
-    kernel_BN = kernel_matrix(correction.kernels, standard_BS, learnt_BD, correction.shape_NS, correction.tokens_ND)
+    learned_BD = np.stack([table[tokens_BD[:, i]] for i, table in enumerate(to_learned)], axis=1)
+    kernel_BN = kernel_matrix(correction.kernels, standard_BS, learned_BD, correction.shape_NS, correction.tokens_ND)
     result: Floats = kernel_BN @ correction.weight_N
     return result
 

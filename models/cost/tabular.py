@@ -1,9 +1,9 @@
-"""What records alone tell of a space without layers: costs looked up where measured, learned where not.
+"""Costs of a space without layers, from records alone: looked up where measured, learned where not.
 
     cost(a) = c + sum over decisions i of s_i(a_i) + sum over pairs i < j of p_ij(a_i, a_j)     unless a was measured
 
-Beside it stands which architectures may be answered at all, and the *floor*: a cost that never exceeds the real one,
-for the slack mask (models/cost/slack.py). Up to MAX_JOINT combinations the floor is the cost itself.
+Beside it stands which architectures may be answered at all, and a *lower bound* of the cost for the slack mask
+(models/cost/slack.py). Up to MAX_JOINT combinations the bound is the cost itself.
 
 Axis letters: N = architectures, D = decisions, R = measured rows.
 """
@@ -68,7 +68,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class TableCosts:
-    """`table_costs.json`: what a bundle of a table-only space adds to its latency table.
+    """Costs of a table-only space that its bundle adds to the latency table (`table_costs.json`).
 
     Attributes:
         encodings, tokens_RD: the listed architectures.
@@ -147,15 +147,15 @@ class _Document:
 
 @dataclass(frozen=True)
 class NetworkCosts:
-    """Everything that an architecture is limited by, whatever it is known from; None where it is unknown.
+    """Costs that an architecture is limited by, whatever they are known from; None where unknown.
 
     Attributes:
         latency_ms, macs, params, peak_activations: tokens [N, D] -> [N].
         allowed: which architectures may be answered, [N].
         measured_accuracy: accuracy where it is looked up instead of predicted, NaN elsewhere; None = always predicted.
         listed_ND: the only architectures that may be answered, shape [R, D]; None = any that is allowed.
-        floors: makes a lower bound of each column of COLUMNS that adds up over groups of decisions, infinite where
-            forbidden; only training needs it.
+        lower_bounds: makes, of each column of COLUMNS, a lower bound that adds up over groups of decisions, infinite
+            where forbidden; only training needs it.
     """
 
     latency_ms: Cost
@@ -165,7 +165,7 @@ class NetworkCosts:
     allowed: Callable[[Tokens], NDArray[np.bool_]]
     measured_accuracy: Cost | None
     listed_ND: Tokens | None
-    floors: Callable[[], tuple[GroupedCost, ...]]
+    lower_bounds: Callable[[], tuple[GroupedCost, ...]]
 
     @classmethod
     def of(cls, space: SearchSpace, table: LatencyTable, recorded: TableCosts | None) -> "NetworkCosts":
@@ -211,7 +211,7 @@ class _Recorded:
             allowed=self._allowed,
             measured_accuracy=None if accuracy_R is None else lambda tokens_ND: self._look_up(accuracy_R, tokens_ND),
             listed_ND=recorded.tokens_RD if recorded.is_restricted else None,
-            floors=lambda: tuple(self._floor(column) for column in COLUMNS),
+            lower_bounds=lambda: tuple(self._lower_bound(column) for column in COLUMNS),
         )
 
     def _allowed(self, tokens_ND: Tokens) -> NDArray[np.bool_]:
@@ -237,16 +237,16 @@ class _Recorded:
     def _bounded(self, column: str) -> Cost:
         if self._is_joint:
             return lambda tokens_ND: self._cost(column, tokens_ND)
-        floor = self._floor(column)
-        # The mask lets nothing through below its floor; so that it never hides a network, no cost may lie below either.
-        plain = GroupedCost([g for g in floor.groups if np.isfinite(g[1]).all()], constant=floor.constant)
+        bound = self._lower_bound(column)
+        # The mask lets nothing through below its bound; so that it never hides a network, no cost may lie below either.
+        plain = GroupedCost([g for g in bound.groups if np.isfinite(g[1]).all()], constant=bound.constant)
         return lambda tokens_ND: np.maximum(self._cost(column, tokens_ND), plain(tokens_ND))
 
     @cached_property
     def _is_joint(self) -> bool:
         return math.prod(int(n) + 1 for n in self.space.num_options_D) <= MAX_JOINT
 
-    def _floor(self, column: str) -> GroupedCost:
+    def _lower_bound(self, column: str) -> GroupedCost:
         is_primary, is_known = column == COLUMNS[0], column in self.learned
         if self._is_joint:
             if not is_known and not is_primary:
@@ -293,7 +293,7 @@ def additive_layers(space: SearchSpace, cost: GroupedCost) -> tuple[float, dict[
     constant, layers = additive.constant, dict[str, float]()
     for (index,), values in additive.groups:
         decision = space.decisions[index]
-        # What every network pays is no option's; a conditional decision that sleeps costs nothing.
+        # What every network pays is no option's; a conditional decision that is inactive costs nothing.
         least = float(values[:-1].min()) if not decision.active_if else min(float(values.min()), float(values[-1]))
         constant += least
         layers |= {

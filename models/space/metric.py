@@ -1,4 +1,4 @@
-"""What "better" means where it is not top-1 accuracy: any measured number, to raise or to lower.
+"""Metrics that take the place of top-1 accuracy: any measured number, to raise or to lower.
 
 The evaluator learns y = -log(1 - accuracy). A metric is mapped to a fraction so that y is linear in it: the worst
 record gets y = 1, the best y = 3, and what lies outside stays in order.
@@ -48,7 +48,7 @@ class Metric:
     best: Number | None = None
 
     def fitted(self, values: Floats) -> "Metric":
-        """The same metric with the range of measured values."""
+        """Copy with the range of measured values."""
         low, high = float(values.min()), float(values.max())
         worst, best = (high, low) if self.goal == "minimise" else (low, high)
         return Metric(self.column, self.name, self.goal, self.unit, worst, best)

@@ -1,4 +1,4 @@
-"""What an architecture is: categorical decisions, when each counts, and the layers they stand for.
+"""Search spaces: categorical decisions, when each is active, and the layers they stand for.
 
 Axis letters: B = architectures in a batch, D = decisions of the space. A token is an option's index, -1 where the
 decision is inactive. Knows nothing of latency, accuracy or files.

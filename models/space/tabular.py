@@ -1,4 +1,4 @@
-"""A space of named options without layers: what its networks are is the user's business, what they cost is measured.
+"""Spaces of named options without layers: the networks are known to their user alone, and their costs are measured.
 
 Encoding: the chosen options in the order of the decisions, joined by the separator; nothing stands for an inactive
 decision: `residual:gat:gcn::skip`. Options are text, always: `3` and `"3"` are one option.

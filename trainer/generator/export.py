@@ -22,7 +22,7 @@ from pnag.models.answer.limits import NO_LIMIT
 from pnag.models.answer.sessions import open_session
 from pnag.models.errors import TrainingError
 from pnag.models.onnx.scalar_graph import GraphBuilder, model_bytes
-from pnag.models.policy.generator import BUMP_CENTRES, BUMP_WIDTH, Generator
+from pnag.models.policy.generator import RBF_CENTRES, RBF_WIDTH, Generator
 from pnag.models.space.search_space import INACTIVE
 
 Floats = NDArray[np.float32]
@@ -263,7 +263,7 @@ def _budget_features(graph: GraphBuilder, budget_B1: str, low: float, high: floa
     above = graph.node("Sub", budget_B1, _floats(graph, np.array(low)))
     shares = _shares(graph, above, high - low)
     away = graph.node(
-        "Div", graph.node("Sub", shares[0], _floats(graph, BUMP_CENTRES)), _floats(graph, np.array(BUMP_WIDTH))
+        "Div", graph.node("Sub", shares[0], _floats(graph, RBF_CENTRES)), _floats(graph, np.array(RBF_WIDTH))
     )
     bumps = graph.node("Exp", graph.node("Mul", graph.node("Mul", away, away), _floats(graph, np.array(-0.5))))
     return graph.node("Concat", *shares, bumps, axis=1)

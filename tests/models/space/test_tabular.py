@@ -148,7 +148,7 @@ def test_a_measured_cost_is_looked_up_and_the_rest_is_learned() -> None:
 def test_the_mask_lets_through_exactly_what_may_be_answered_within_the_budget(is_restricted: bool) -> None:
     space, table, recorded = measured_costs(is_restricted=is_restricted)
     costs = NetworkCosts.of(space, table, recorded)
-    slack = SlackTable.build(space, costs.floors())
+    slack = SlackTable.build(space, costs.lower_bounds())
     tokens = space.assignments([d.name for d in space.decisions])
     may = {space.encode(t) for t in (recorded.tokens_RD if is_restricted else space.all_architectures())}  # type: ignore[union-attr]  # noqa: E501
     for budget in (2.5, 3.0, 5.5, 20.0):
@@ -169,9 +169,9 @@ def test_beyond_the_joint_mask_no_cost_lies_below_its_floor(monkeypatch: pytest.
     costs = NetworkCosts.of(space, table, recorded)
     everything = space.all_architectures()
     assert everything is not None
-    floor = costs.floors()[0]
+    floor = costs.lower_bounds()[0]
     assert (floor(everything) <= costs.latency_ms(everything) + 1e-9).all()
-    slack = SlackTable.build(space, costs.floors())
+    slack = SlackTable.build(space, costs.lower_bounds())
     forbidden = np.array([[1, 0, 2]])  # a=1, c=r
     assert np.isinf(slack.option_steps(forbidden)[0, 2, 2, 0]), "the last option of a forbidden combination is masked"
 
