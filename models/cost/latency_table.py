@@ -251,19 +251,17 @@ class LatencyTable:
             "device": asdict(self.device),
             "statistic": self.statistic,
             "unit": "ms",
-            "layers": {k: {"ms": v.ms, "rounds": v.rounds, "spread": v.spread} for k, v in self.layers.items()},
+            "layers": {key: asdict(layer) for key, layer in self.layers.items()},
             "overhead_ms": self.overhead_ms,
-            "calibration": None,
+            "calibration": asdict(self.calibration) if self.calibration else None,
             "learned": self.learned.to_dict() if self.learned else None,
-            "check": dict(self.check) if self.check is not None else None,
-            "drift": dict(self.drift) if self.drift is not None else None,
+            "check": self.check,
+            "drift": self.drift,
             "upper_bound": None,
             "networks": [asdict(network) for network in self.networks],
             "measured_at": self.measured_at,
-            "host_load": dict(self.host_load) if self.host_load is not None else None,
+            "host_load": self.host_load,
         }
-        if self.calibration:
-            document["calibration"] = {**asdict(self.calibration), "coefficients": dict(self.calibration.coefficients)}
         if self.upper_bound:
             document["upper_bound"] = {
                 "coverage": self.upper_bound.coverage,

@@ -196,7 +196,7 @@ class LearnedLatency:
     floor_ms: Number = 0.0
 
     def cost(self, space: SearchSpace) -> GroupedCost:
-        """Additive stand-in for masks: equal to the prediction, but for `floor_ms`, where nothing but sums was learned."""
+        """Additive stand-in for masks: the prediction itself, but for `floor_ms`, where only sums were learned."""
         return self._additive(Features(space), self.terms if self.surrogate is None else self.surrogate)
 
     def predictor(self, space: SearchSpace, features: Features | None = None) -> Callable[[Tokens], Floats]:
@@ -232,7 +232,7 @@ class LearnedLatency:
         return GroupedCost(_merged(features.space, groups), constant=constant)
 
     def _token_maps(self, space: SearchSpace) -> list[NDArray[np.int64]]:
-        """Per decision this space's token -> the learned one, "inactive" last; restricted spaces count fewer options."""
+        """Per decision the learned token of each of this space's, which may be restricted; "inactive" last."""
         if [d.name for d in space.decisions] != list(self.options):
             raise LatencyTableError(
                 f"learned.options does not list the decisions of {space.name}; learn the device again"
