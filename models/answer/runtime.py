@@ -190,14 +190,14 @@ class OnnxGenerator:
     def _fitting(
         self, values: NetworkValues, query: Query, budget: float, places: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        """Those of the networks at `places` that keep budget and limits."""
+        """Places among `places` of networks that keep budget and limits."""
         fits = values.latency_ms[places] <= budget
         for name, value in query.limits.items():
             fits &= self._limits.amounts(values, name)[places] <= value
         return places[fits]
 
     def _best_of_front(self, query: Query, budget: float) -> NDArray[np.int64]:
-        """The same for the front: it rises in both columns, so there is nothing to sort."""
+        """Places of the front that keep budget and limits, best first; nothing to sort, it rises in both columns."""
         found = np.arange(np.searchsorted(self._front.latency_ms, budget, side="right"))[::-1]
         return self._fitting(self._front, query, budget, found) if query.limits.items() else found
 

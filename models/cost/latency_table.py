@@ -132,12 +132,12 @@ class LatencyTable:
     calibration: Calibration | None = None
     check: Mapping[str, Any] | None = None
     drift: Mapping[str, Any] | None = None
-    """What `pnag latency drift` last found."""
+    """Last finding of `pnag latency drift`."""
     upper_bound: UpperBound | None = None
     learned: LearnedLatency | None = None
     """A device learned from whole networks; predicts in the layers' stead where it is there."""
     networks: tuple[NetworkLatency, ...] = ()
-    """Those that calibration and bound were fitted on: a check must use others."""
+    """Networks that calibration and bound were fitted on: a check must use others."""
     measured_at: str | None = None
     host_load: Mapping[str, Any] | None = None
     source: str | None = None

@@ -134,7 +134,7 @@ _STORED = {
     "tokens_ND": "int16",
     "weight_N": "float64",
 }
-"""How each array of a correction is stored."""
+"""Number format in which each array of a correction is stored."""
 
 
 @dataclass(frozen=True)

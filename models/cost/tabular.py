@@ -84,7 +84,7 @@ class TableCosts:
     is_restricted: bool = False
 
     def without_latency(self) -> "TableCosts":
-        """The same for a device with a latency table of its own."""
+        """Copy for a device with a latency table of its own."""
         measured = {c: v for c, v in self.measured.items() if c != "latency_ms"}
         return replace(self, measured=measured, learned={c: v for c, v in self.learned.items() if c != "latency_ms"})
 

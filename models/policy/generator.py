@@ -34,7 +34,7 @@ def budget_features(budget_N: Tensor, low: float, high: float) -> Tensor:
 
 
 def slack_features(limit_N: Tensor, bound_N: Tensor, low: float, high: float) -> Tensor:
-    """What is left of the budget above the cheapest completion, as a share of the range; shape [..., 3]."""
+    """Budget left above the cheapest completion, as a share of the range; shape [..., 3]."""
     s = ((limit_N - bound_N) / (high - low)).clamp(0, 1).unsqueeze(-1)
     return torch.cat([s, s.sqrt(), torch.log(s + 0.02) / 3], dim=-1)
 

@@ -73,7 +73,7 @@ class SearchSpace(ABC):
     """
 
     has_layers = True
-    """Whether MACs and parameters follow from an architecture; without layers, costs come from records alone."""
+    """MACs and parameters follow from an architecture; without layers, costs come from records alone."""
 
     def __init__(self, name: str, decisions: Sequence[Decision], cost_groups: Sequence[CostGroup]) -> None:
         self.name = name
@@ -95,12 +95,12 @@ class SearchSpace(ABC):
         return {"choices": {d.name: v for d, v in zip(self.decisions, values, strict=True) if v is not None}}
 
     def depth_features(self, tokens_BD: Tokens) -> NDArray[np.float64]:
-        """How deep each part is, shape [B, parts]: the evaluator's coarse view. Default: active decisions."""
+        """Depth of each part, shape [B, parts], a coarse feature for the evaluator. Default: active decisions."""
         depth_B1: NDArray[np.float64] = np.sum(tokens_BD != INACTIVE, axis=1, keepdims=True).astype(np.float64)
         return depth_B1
 
     def restrict(self, options: Mapping[str, Sequence[Option]]) -> "SearchSpace":
-        """The same space with fewer options for the named decisions; encodings and layers stay what they are.
+        """Copy with fewer options for the named decisions; encodings and layers stay what they are.
 
         Raises:
             SearchSpaceError: if a decision or an option does not exist, or none is left.
@@ -182,11 +182,11 @@ class SearchSpace(ABC):
             )
 
     def allowed(self, tokens_BD: Tokens) -> NDArray[np.bool_]:
-        """Which canonical rows are architectures, shape [B]: all, unless the space forbids combinations."""
+        """Mask of the canonical rows that are architectures, shape [B]: all, unless the space forbids combinations."""
         return np.ones(len(tokens_BD), dtype=np.bool_)
 
     def active(self, tokens_BD: Tokens) -> NDArray[np.bool_]:
-        """Which decisions count in each row, shape [B, D]."""
+        """Mask of the decisions that are active in each row, shape [B, D]."""
         return self._canonical_and_active(tokens_BD)[1]
 
     def canonical(self, tokens_BD: Tokens) -> Tokens:
@@ -319,7 +319,7 @@ class SearchSpace(ABC):
         return tuple(activity)
 
     def is_active(self, index: int, tokens: Tokens | Mapping[int, int]) -> bool:
-        """Whether a decision counts, given the tokens of the decisions it depends on."""
+        """Tell whether a decision is active, given the tokens of those it depends on."""
         return all(is_allowed[tokens[parent]] for parent, is_allowed in self._activity[index])
 
     def ancestors(self, indices: Iterable[int]) -> set[int]:
