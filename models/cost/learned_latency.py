@@ -76,15 +76,12 @@ class Features:
 
     def shape(self, tokens_BD: Tokens) -> Floats:
         """Features of a whole network, shape [B, S]: logs of the physical sums, numbers chosen, depths."""
+        shared = [self.space.index(name) for name in shared_numbers(self.space)]
         numbers = [
-            np.array(self.space.decisions[self.space.index(name)].options, dtype=np.float64)[
-                tokens_BD[:, self.space.index(name)]
-            ][:, np.newaxis]
-            for name in shared_numbers(self.space)
+            np.array(self.space.decisions[i].options, dtype=np.float64)[tokens_BD[:, i], np.newaxis] for i in shared
         ]
-        return np.concatenate(
-            [np.log1p(self.physical(tokens_BD)), *numbers, self.space.depth_features(tokens_BD)], axis=1
-        )
+        depths = self.space.depth_features(tokens_BD)
+        return np.concatenate([np.log1p(self.physical(tokens_BD)), *numbers, depths], axis=1)
 
 
 def shared_numbers(space: SearchSpace) -> list[str]:
@@ -100,24 +97,18 @@ def shared_numbers(space: SearchSpace) -> list[str]:
 
 
 def _pack(array: NDArray[Any], dtype: str) -> dict[str, Any]:
-    array = array.astype(dtype)
-    return {
-        "dtype": dtype,
-        "shape": list(array.shape),
-        "base64": base64.b64encode(
-            np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<")).tobytes()
-        ).decode(),
-    }
+    data = array.astype(np.dtype(dtype).newbyteorder("<")).tobytes()
+    return {"dtype": dtype, "shape": list(array.shape), "base64": base64.b64encode(data).decode()}
 
 
 def _unpack(dtype: str, raw: Any) -> NDArray[Any]:
     try:
         if raw["dtype"] != dtype:
             raise ValueError(f"dtype is {raw['dtype']!r}; expected {dtype!r}")
-        data = base64.b64decode(raw["base64"], validate=True)
+        array = np.frombuffer(base64.b64decode(raw["base64"], validate=True), np.dtype(dtype).newbyteorder("<"))
+        return array.reshape(raw["shape"]).astype(dtype)
     except (KeyError, TypeError) as exc:
         raise ValueError(f"expected an object of dtype, shape and base64, not {raw!r:.40} ({exc!r})") from None
-    return np.frombuffer(data, dtype=np.dtype(dtype).newbyteorder("<")).reshape(raw["shape"]).astype(dtype)
 
 
 def _numbers(raw: Any) -> Floats:

@@ -40,11 +40,8 @@ class Rows:
     def __init__(self, space: SearchSpace, tokens_RD: Tokens) -> None:
         radices = [int(n) + 1 for n in space.num_options_D]
         self._is_small = math.prod(radices) < 2**62
-        self._strides_D = (
-            np.array([math.prod(radices[i + 1 :]) for i in range(len(radices))], dtype=np.int64)
-            if (self._is_small)
-            else np.zeros(0, dtype=np.int64)
-        )
+        strides = [math.prod(radices[i + 1 :]) for i in range(len(radices))] if self._is_small else []
+        self._strides_D = np.array(strides, dtype=np.int64)
         keys_R = self._keys(tokens_RD)
         self._order_R = np.argsort(keys_R, kind="stable")
         self._keys_R = keys_R[self._order_R]

@@ -32,29 +32,13 @@ Rule = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class OptionLayer(Layer):
-    """One option of one decision, as a latency table keys it. It has no shape, so it has no MACs and no parameters."""
+    """One option of one decision, as a latency table keys it. Its sizes are 0, and so are its MACs and parameters."""
 
     name: str = ""
 
     @cached_property
     def key(self) -> str:
         return self.name
-
-    @property
-    def family(self) -> str:
-        return "option"
-
-    @cached_property
-    def macs(self) -> int:
-        return 0
-
-    @cached_property
-    def params(self) -> int:
-        return 0
-
-    @cached_property
-    def peak_activations(self) -> int:
-        return 0
 
 
 class TableSpace(SearchSpace):

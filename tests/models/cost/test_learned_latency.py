@@ -54,6 +54,7 @@ def test_what_is_written_reads_back_and_predicts_the_same() -> None:
         ("correction.weight_N", [1.0], r"learned\.correction\.weight_N: expected an object of dtype, shape and base64"),
         ("correction.weight_N.dtype", "int8", "dtype is 'int8'; expected 'float64'"),
         ("correction.weight_N.base64", "????", r"learned\.correction\.weight_N: "),
+        ("correction.weight_N.shape", "all", r"weight_N: expected an object of dtype, shape"),
         ("correction.tokens_ND.shape", [8, 3], "arrays that do not fit together"),
         ("floor_ms", None, r"learned\.floor_ms is None; it should be a number"),
     ],
