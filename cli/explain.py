@@ -21,7 +21,8 @@ def explain(
 ) -> None:
     """Why a budget gets its network: what binds, the price of .1 % more, alternatives, how new it is."""
     from pnag.models.answer.explain import Explainer
-    from pnag.models.answer.runtime import Limits, OnnxGenerator, Query
+    from pnag.models.answer.question import Limits, Query
+    from pnag.models.answer.runtime import OnnxGenerator
     from pnag.models.bundle.bundle import Bundle
     from pnag.service.contract.explanations import explain_body, explain_lines
 

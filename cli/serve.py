@@ -50,7 +50,8 @@ def generate(
     as_json: JsonOption = False,
 ) -> None:
     """Answer one budget without a server."""
-    from pnag.models.answer.runtime import Limits, OnnxGenerator, Query
+    from pnag.models.answer.question import Limits, Query
+    from pnag.models.answer.runtime import OnnxGenerator
     from pnag.service.contract.bodies import answer_body
 
     generator = OnnxGenerator(_load(bundle))

@@ -1,1 +1,1 @@
-"""What an architecture is and costs, and the networks over it; no torch but in the networks' own files."""
+"""Architectures, their costs, and the networks over them; no torch but in the networks' own files."""

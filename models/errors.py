@@ -1,4 +1,4 @@
-"""Every error PNAG raises for a caller's mistake, so that one `except PnagError` is enough.
+"""Errors that PNAG raises for a caller's mistake, so that one `except PnagError` is enough.
 
     PnagError (also a ValueError)
     ├── SearchSpaceError           a search space that contradicts itself, or a name nobody registered

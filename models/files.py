@@ -1,13 +1,24 @@
-"""Files a reader sees whole or not at all, and JSON that is refused with a clear error."""
+"""Files a reader sees whole or not at all, and JSON that becomes typed objects or is refused with a clear error."""
 
 import json
 import math
 import os
 import tempfile
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Annotated, Any, TypeGuard, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from pnag.models.errors import PnagError
+
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+"""A finite int or float of a JSON file; texts and booleans are refused."""
+NonNegative = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0)]
+Positive = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0)]
+
+_Parsed = TypeVar("_Parsed")
+_KINDS = {"dataclass_type": "an object", "mapping_type": "an object", "dict_type": "an object", "tuple_type": "a list"}
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -49,6 +60,49 @@ def read_json_object(data: bytes, name: str, error: type[PnagError]) -> dict[str
     if not isinstance(document, dict):
         raise error(f"{name}: holds a {type(document).__name__}; expected a JSON object")
     return document
+
+
+def check_version(document: dict[str, Any], version: int, name: str, error: type[PnagError]) -> None:
+    """Refuse a document of another format version.
+
+    Raises:
+        error: saying whether this program or the file is the older one.
+    """
+    found = document.get("format_version")
+    if found != version:
+        hint = "upgrade pnag" if is_number(found) and found > version else "write the file again"
+        raise error(f"{name}: format_version is {found!r}; this pnag reads {version}: {hint}")
+
+
+def parse_object(schema: type[_Parsed], document: Any, name: str, error: type[PnagError]) -> _Parsed:
+    """Turn parsed JSON into a dataclass, nested ones included.
+
+    Args:
+        schema: its annotations say what is allowed; keys it does not know are left alone.
+        name: of the file, or of the part of it that `document` is.
+
+    Raises:
+        error: naming the first field that is wrong, what it holds and what is allowed.
+    """
+    try:
+        parsed: _Parsed = _adapter(schema).validate_python(document)  # type: ignore[arg-type]  # classes are hashable
+        return parsed
+    except ValidationError as exc:
+        first = exc.errors(include_url=False)[0]
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).removeprefix(".")
+    if first["type"] == "missing":
+        raise error(f"{name}: {field} is missing")
+    if first["type"] == "value_error":  # of one of our own validators
+        raise error(f"{name}: {field}: {first['ctx']['error']}")
+    allowed = first["msg"].replace("a valid ", "a ").replace("Tuple", "it").replace("Input", "it")
+    if first["type"] in _KINDS:
+        allowed = f"it should be {_KINDS[first['type']]}"
+    raise error(f"{name}: {field or 'the whole'} is {first['input']!r:.80}; {allowed}")
+
+
+@cache
+def _adapter(schema: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(schema)  # made when first needed: it takes milliseconds, and few processes read every format
 
 
 def is_number(value: Any) -> TypeGuard[float]:

@@ -135,7 +135,7 @@ def _loader(settings: Settings, executor: Executor, metrics: Metrics) -> Callabl
     def load(folder: Path) -> LoadedBundle:
         first = open_bundle(folder)
         # Each thread has sessions of its own: two threads in one get in each other's way.
-        generators = [first, *(first.twin() for _ in range(settings.inference_threads - 1))]
+        generators = [first, *(first.clone() for _ in range(settings.inference_threads - 1))]
         for generator in generators:
             generator.num_candidates = settings.num_candidates
         return LoadedBundle(generators, executor, settings, metrics)

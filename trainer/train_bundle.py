@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 
 from pnag.models.accuracy.features import ArchitectureFeatures
-from pnag.models.answer.runtime import COSTS, DEFAULT_NUM_CANDIDATES, OnnxGenerator, Query, run_evaluator
+from pnag.models.answer.limits import COSTS
+from pnag.models.answer.question import Query
+from pnag.models.answer.runtime import DEFAULT_NUM_CANDIDATES, OnnxGenerator
+from pnag.models.answer.sessions import open_session, run_evaluator
 from pnag.models.bundle.bundle import (
     EVALUATOR,
     GENERATOR,
@@ -91,9 +93,7 @@ class _Expertise:
     def predictor(self) -> Callable[[Tokens], Floats]:
         """tokens [N, D] -> accuracy [N], computed as the service will."""
         features = ArchitectureFeatures(self.space)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        session = onnxruntime.InferenceSession(self.model, options, providers=["CPUExecutionProvider"])
+        session = open_session(self.model)
 
         def predict(tokens_ND: Tokens) -> Floats:
             # In blocks: a kernel against every record at once would take gigabytes for a front's neighbours.
@@ -211,7 +211,7 @@ def _generate_bundle(
 ) -> Bundle:  # fmt: skip
     space = expertise.space
     costs = NetworkCosts.of(space, table, recorded)
-    slack = SlackTable.build(space, costs.floors())
+    slack = SlackTable.build(space, costs.lower_bounds())
     assert len(COSTS) == len(slack.base_K)
     objective = search_objective(space, costs, expertise.predictor())
     score, ranking = _ranking(expertise, objective, config, progress)

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from pnag.models.answer.runtime import Answer, OnnxGenerator, Query
+from pnag.models.answer.question import Answer, Query
+from pnag.models.answer.runtime import OnnxGenerator
 from pnag.models.bundle.bundle import Bundle
 from pnag.models.errors import LatencyTableError
 from pnag.trainer.latency.fit import accuracy_figures, network_latency

@@ -37,6 +37,7 @@ from pnag.trainer.generator.archive import Archive, neighbours, search_archive
 from pnag.trainer.generator.objective import Objective, RememberingObjective
 from pnag.trainer.generator.reinforce import composite, reinforce
 from pnag.trainer.generator.train import sample, train_generator
+from pnag.trainer.generator.variation import crossover, mutate
 from pnag.trainer.progress import SILENT, Progress
 
 Floats = NDArray[np.float64]
@@ -133,7 +134,9 @@ def _evolution_per_budget(run: Run, objective: RememberingObjective) -> Answerer
             parents = tokens_ND[np.lexsort((cost_N, -accuracy_N))[: max(2, int(size * _EVO_PARENTS))]]
             first, second = (parents[rng.integers(0, len(parents), 4 * size)] for _ in range(2))
             is_mutant = rng.random((4 * size, 1)) < _EVO_MUTATED
-            children = np.where(is_mutant, space.mutate(first, _EVO_MUTATION, rng), space.crossover(first, second, rng))
+            children = np.where(
+                is_mutant, mutate(space, first, _EVO_MUTATION, rng), crossover(space, first, second, rng)
+            )
             before = memory.calls
             _ask_what_is_left(memory, children[cost(children) <= budget][:size])
             stale = stale + 1 if memory.calls == before else 0

@@ -13,12 +13,13 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy.stats import kendalltau
 
 from pnag.bench.search.problem import best_of
 from pnag.models.accuracy.features import ArchitectureFeatures
 from pnag.models.cost.additive import GroupedCost
 from pnag.models.errors import RecordsError
-from pnag.models.pareto import hypervolume, kendall_tau
+from pnag.models.pareto import hypervolume
 from pnag.models.space.search_space import SearchSpace, Tokens
 from pnag.trainer.config import EvaluatorConfig
 from pnag.trainer.evaluator.train import fit_gaussian_process
@@ -109,7 +110,7 @@ def _score(predicted_N: Floats, cost_N: Floats, truth_N: Floats, budgets_B: Floa
         "mean_regret": float(regret_B.mean()),
         "max_regret": float(regret_B.max()),
         "hypervolume_percent": 100 * reached / hypervolume(cost_N[best], truth_N[best], *corner),
-        "kendall_tau": kendall_tau(predicted_N[::7], truth_N[::7]),
+        "kendall_tau": float(kendalltau(predicted_N[::7], truth_N[::7]).statistic),
     }
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import kendalltau
 
 from pnag.bench.search.problem import best_of
-from pnag.models.answer.runtime import OnnxGenerator, Query
+from pnag.models.answer.question import Query
+from pnag.models.answer.runtime import OnnxGenerator
 from pnag.models.bundle.bundle import Bundle
 from pnag.models.errors import RecordsError
-from pnag.models.pareto import kendall_tau
 from pnag.trainer.data.records import Records, read_records
 
 Floats = NDArray[np.float64]
@@ -49,9 +50,9 @@ def compare_with_truth(
     _draw(out, label_N, true_N, budgets_B, best_B, answered_B)
     return {
         "architectures": len(records),
-        "kendall_tau": round(kendall_tau(label_N, true_N), 4),
-        "kendall_tau_of_predictions": round(kendall_tau(predicted_N, truth.require_accuracy()), 4),
-        "kendall_tau_of_macs": round(kendall_tau(macs_N, true_N), 4),
+        "kendall_tau": round(float(kendalltau(label_N, true_N).statistic), 4),
+        "kendall_tau_of_predictions": round(float(kendalltau(predicted_N, truth.require_accuracy()).statistic), 4),
+        "kendall_tau_of_macs": round(float(kendalltau(macs_N, true_N).statistic), 4),
         "labels_percent": [round(100 * float(x), 2) for x in (label_N.min(), label_N.mean(), label_N.max())],
         "truth_percent": [round(100 * float(x), 2) for x in (true_N.min(), true_N.mean(), true_N.max())],
         "budgets": num_budgets,

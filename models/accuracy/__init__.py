@@ -1,1 +1,1 @@
-"""How accurate an architecture is: features of it, and the evaluator's network over them."""
+"""Accuracy of an architecture: features of it, and the evaluator's model over them."""

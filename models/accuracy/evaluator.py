@@ -1,8 +1,8 @@
-"""The evaluator's accuracy models: features of an architecture to its top-1 accuracy, and their ONNX twins.
+"""The evaluator's accuracy models: features of an architecture to its top-1 accuracy, in numpy and as ONNX graphs.
 
-Both predict y = -log(ceiling - accuracy): an error of .1 points matters more close to the ceiling than far below it,
+They predict y = -log(ceiling - accuracy): an error of 0.1 points matters more close to the ceiling than far below it,
 and y is close to normal. The ceiling is 1, or learned from records that crowd under a lower one. What is fitted lives
-in `trainer/evaluator/train.py`; here are the formulas, in numpy and as ONNX graphs that the service runs. Axis letters:
+in `trainer/evaluator/train.py`; here are the formulas. Axis letters:
 N = architectures asked, M = architectures trained on, F = features, P = coordinates of an embedding.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from pnag.models.accuracy.message_passing import Wiring
+from pnag.models.accuracy.message_passing import MessagePassing
 from pnag.models.onnx.scalar_graph import GraphBuilder, model_bytes
 
 Floats = NDArray[np.float64]
@@ -38,7 +38,7 @@ class GaussianProcess:
 
     The square is left out where v is None; of one-hot features it is what pairs of options add. Where there is an
     embedding P, (x - z) P / l takes the place of (x - z) / l: options that P puts close to each other are alike. Each
-    wiring adds the dot product of its features of x and of z (`models/accuracy/message_passing.py`).
+    message passing adds the dot product of its features of x and of z (`models/accuracy/message_passing.py`).
 
     Attributes:
         inputs_MF: training features.
@@ -49,7 +49,7 @@ class GaussianProcess:
         weights_M: a = (K + noise I)^-1 y.
         mean, scale: of y before standardising.
         noise: variance of a measurement, in standardised y.
-        wirings: of lists that several decisions choose from.
+        message_passings: one for each list that several decisions choose from.
     """
 
     inputs_MF: Floats
@@ -66,7 +66,7 @@ class GaussianProcess:
     quadratic_F: Floats | None = None
     embedding_FP: Floats | None = None
     ceiling: float = 1.0
-    wirings: tuple[Wiring, ...] = ()
+    message_passings: tuple[MessagePassing, ...] = ()
 
     def deviation(self, features_NF: Floats) -> Floats:
         """Posterior standard deviation of y, measurement noise left out; shape [N].
@@ -79,8 +79,8 @@ class GaussianProcess:
         prior_N = self.outputscale + np.sum(self.linear_F * standardised_NF**2, axis=1)
         if self.quadratic_F is not None:
             prior_N += np.sum(self.quadratic_F * standardised_NF**2, axis=1) ** 2
-        for wiring in self.wirings:
-            prior_N += np.sum(wiring(standardised_NF) ** 2, axis=1)
+        for message_passing in self.message_passings:
+            prior_N += np.sum(message_passing(standardised_NF) ** 2, axis=1)
         variance_N = np.maximum(prior_N - np.sum(explained_MN**2, axis=0), 0.0)
         return np.asarray(self.scale * np.sqrt(variance_N))
 
@@ -94,7 +94,7 @@ class GaussianProcess:
             self.outputscale,
             self.quadratic_F,
             self.embedding_FP,
-            self.wirings,
+            self.message_passings,
         )
 
     def __call__(self, features_NF: Floats) -> Floats:
@@ -110,8 +110,8 @@ class GaussianProcess:
         quadratic_FF = self._quadratic_weights()
         if quadratic_FF is not None:
             y_N = y_N + np.sum(standardised_NF @ quadratic_FF * standardised_NF, axis=1)
-        for wiring, weights in zip(self.wirings, self._wired_weights(), strict=True):
-            y_N = y_N + wiring(standardised_NF) @ weights
+        for message_passing, weights in zip(self.message_passings, self._message_passing_weights(), strict=True):
+            y_N = y_N + message_passing(standardised_NF) @ weights
         return np.asarray(self.mean + self.scale * y_N)
 
     def to_onnx(self) -> bytes:
@@ -141,8 +141,8 @@ class GaussianProcess:
         linear_F1 = self.scale * self._linear_weights()[:, np.newaxis]
         linear = graph.node("MatMul", standardised, graph.constant(linear_F1))
         total = graph.node("Add", rbf, linear)
-        for wiring, weights in zip(self.wirings, self._wired_weights(), strict=True):
-            total = graph.node("Add", total, wiring.to_onnx(graph, standardised, self.scale * weights))
+        for message_passing, weights in zip(self.message_passings, self._message_passing_weights(), strict=True):
+            total = graph.node("Add", total, message_passing.to_onnx(graph, standardised, self.scale * weights))
         y = graph.node("Squeeze", total, graph.constant(np.array([1])))
         quadratic_FF = self._quadratic_weights()
         if quadratic_FF is not None:
@@ -170,10 +170,10 @@ class GaussianProcess:
         weights: Floats = weighted_MF.T @ (weighted_MF * self.weights_M[:, np.newaxis])
         return weights
 
-    def _wired_weights(self) -> list[Floats]:
-        """Per wiring the weights of its features."""
+    def _message_passing_weights(self) -> list[Floats]:
+        """Weights of the features of each message passing."""
         standardised_MF = (self.inputs_MF - self.shift_F) / self.spread_F
-        return [wiring(standardised_MF).T @ self.weights_M for wiring in self.wirings]
+        return [message_passing(standardised_MF).T @ self.weights_M for message_passing in self.message_passings]
 
     def _scaled_inputs(self, graph: GraphBuilder) -> str:
         """The training inputs, stored small: whole numbers that fit as int8, the rest as doubles.
@@ -192,7 +192,8 @@ class GaussianProcess:
 
 def kernel(
     x_NF: Floats, z_MF: Floats, lengthscale_F: Floats, linear_F: Floats, outputscale: float,
-    quadratic_F: Floats | None = None, embedding_FP: Floats | None = None, wirings: Sequence[Wiring] = (),
+    quadratic_F: Floats | None = None, embedding_FP: Floats | None = None,
+    message_passings: Sequence[MessagePassing] = (),
 ) -> Floats:  # fmt: skip
     """k of standardised features, shape [N, M]."""
     scaled_NF, scaled_MF = (_scale(x, lengthscale_F, embedding_FP) for x in (x_NF, z_MF))
@@ -202,8 +203,8 @@ def kernel(
     covariance_NM = outputscale * np.exp(-0.5 * np.maximum(squared_NM, 0)) + (x_NF * linear_F) @ z_MF.T
     if quadratic_F is not None:
         covariance_NM += ((x_NF * quadratic_F) @ z_MF.T) ** 2
-    for wiring in wirings:
-        covariance_NM += wiring(x_NF) @ wiring(z_MF).T
+    for message_passing in message_passings:
+        covariance_NM += message_passing(x_NF) @ message_passing(z_MF).T
     return np.asarray(covariance_NM)
 
 
@@ -214,7 +215,7 @@ def _scale(x_NF: Floats, lengthscale_F: Floats, embedding_FP: Floats | None) -> 
 
 @dataclass(frozen=True)
 class MeanProcess:
-    """The mean z of what several Gaussian processes of the same features say in standardised y.
+    """Mean z of the predictions of several Gaussian processes of the same features, in standardised y.
 
     Each turns z into an accuracy by its own ceiling, mean and scale; the answer is the mean of those.
     """

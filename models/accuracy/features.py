@@ -1,5 +1,6 @@
-"""How the evaluator sees an architecture: its options one by one, its depths, and its size. Same numbers in training
-and in serving; device-independent, so that a new device keeps the evaluator.
+"""Features of an architecture for the evaluator: its options one by one, its depths, and its size.
+
+The same numbers in training and in serving; device-independent, so that a new device keeps the evaluator.
 """
 
 from collections.abc import Sequence
@@ -15,14 +16,14 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Ties:
-    """What an evaluator of few records should treat alike, per feature of a space without layers.
+class CoupledDecisions:
+    """Features that an evaluator of few records should treat alike, in a space without layers.
 
     Attributes:
         groups_F: the decision, the kind of count or the depth that a feature belongs to, numbered from 0.
         options_F: which option a feature stands for: the same number for an option of that name of any decision that
             chooses from the same list. -1 for counts and depths.
-        places_F: the place of that option in its list.
+        places_F: place of that option in its list.
         lists_F: which list it is from, numbered from 0; -1 for counts and depths.
     """
 
@@ -33,14 +34,14 @@ class Ties:
 
 
 class ArchitectureFeatures:
-    """Features of canonical tokens: one-hot tokens (an inactive decision is all zeros), depth per part and in all,
-    and what stands for size: natural logs of MACs and of parameters where the space has layers to count them by,
-    otherwise how often decisions with alike options take each of them.
+    """Features of canonical tokens: one-hot tokens, depths and sizes.
 
+    An inactive decision is all zeros; depths are per part and in all. Sizes are natural logs of MACs and of parameters
+    where the space has layers to count them by, otherwise how often decisions with alike options take each of them.
     Columns that are the same for every architecture of the space (a decision with one option) are left out.
 
     Attributes:
-        ties: None where the space has layers.
+        coupled: None where the space has layers.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -55,10 +56,10 @@ class ArchitectureFeatures:
         self._sizes = (macs_cost(space), params_cost(space)) if space.has_layers else ()
         alike = [] if space.has_layers else _alike(space, self._informative)
         self._counted = [(members, tables) for members, tables in alike if len(members) > 1]
-        self.ties = None if space.has_layers else self._ties(alike)
+        self.coupled = None if space.has_layers else self._coupled(alike)
 
     def __call__(self, tokens_BD: Tokens) -> Floats:
-        """Features of each architecture, shape [B, F], float64."""
+        """Features of each architecture, shape [B, F]."""
         tokens = tokens_BD[:, self._informative]
         one_hot = np.zeros((len(tokens), self._num_one_hot + 1))
         # Inactive decisions write to a spare last column.
@@ -73,7 +74,7 @@ class ArchitectureFeatures:
         log_sizes = [np.log(size(tokens_BD))[:, np.newaxis] for size in self._sizes]
         return np.concatenate([one_hot[:, :-1], *counts, depths, *log_sizes], axis=1)
 
-    def _ties(self, alike: Sequence[tuple[list[int], list[Floats]]]) -> Ties:
+    def _coupled(self, alike: Sequence[tuple[list[int], list[Floats]]]) -> CoupledDecisions:
         num_depths = self._space.depth_features(np.zeros((1, len(self._space.decisions)), dtype=np.int64)).shape[1]
         num_counts = [tables[0].shape[1] for _, tables in self._counted]
         lengths = [*self._space.num_options_D[self._informative], *num_counts, *[1] * num_depths]
@@ -86,7 +87,7 @@ class ArchitectureFeatures:
                 places_F[start : start + len(places)], options_F[start : start + len(places)] = places, first + places
                 lists_F[start : start + len(places)] = number
             first += tables[0].shape[1]
-        return Ties(np.repeat(np.arange(len(lengths)), lengths), options_F, places_F, lists_F)
+        return CoupledDecisions(np.repeat(np.arange(len(lengths)), lengths), options_F, places_F, lists_F)
 
 
 def _alike(space: SearchSpace, indices: Sequence[int]) -> list[tuple[list[int], list[Floats]]]:

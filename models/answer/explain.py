@@ -1,4 +1,4 @@
-"""Why a budget gets the network it gets: what binds, what a little more would cost, what the front always does.
+"""Reasons for an answer: what binds, what a little more would cost, what the networks of the front have in common.
 
 Axis letters: N = networks, F = networks on the front, R = training records, D = decisions.
 """
@@ -9,11 +9,12 @@ from functools import cached_property
 
 import numpy as np
 
-from pnag.models.answer.runtime import Answer, Candidate, OnnxGenerator, Query
+from pnag.models.answer.question import Answer, Candidate, Query
+from pnag.models.answer.runtime import OnnxGenerator
 from pnag.models.space.search_space import INACTIVE, Option, Tokens
 
 STEP = 0.001
-"""Accuracy (a fraction) that the next step is priced for: .1 %."""
+"""Accuracy (a fraction) that the next step is priced for: 0.1 %."""
 NUM_ALTERNATIVES = 3
 USUAL_SHARE = 0.95
 """An answer farther from the records than this share of them from each other is an extrapolation."""
@@ -53,7 +54,7 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Habit:
-    """What the front's networks do about one decision, where it is active.
+    """Options of one decision that the front's networks use, where it is active.
 
     Attributes:
         part: of the network, e.g. the unit: the decision's name up to its first dot.
@@ -71,7 +72,7 @@ class Habit:
 
 @dataclass(frozen=True)
 class Novelty:
-    """How far the answer is from what was measured.
+    """Distance of the answer from the records that the evaluator was trained on.
 
     Attributes:
         nearest_encoding: the record with the fewest differences.
@@ -88,7 +89,7 @@ class Novelty:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Everything worth knowing about one answer.
+    """One answer with its reasons.
 
     Attributes:
         answer: what `generate` says.
@@ -153,7 +154,7 @@ class Explainer:
 
     @cached_property
     def habits(self) -> tuple[Habit, ...]:
-        """What the front has in common, decision by decision; those with one option are left out."""
+        """Options that the front always or never uses, decision by decision; those with one option are left out."""
         front_FD = self.generator.bundle.front_FD
         habits = []
         for index, decision in enumerate(self._space.decisions):
@@ -174,7 +175,7 @@ class Explainer:
         return tuple(habits)
 
     def novelty(self, tokens_D: Tokens) -> Novelty | None:
-        """How far a network is from the records that the evaluator learned from."""
+        """Distance of a network to the records that the evaluator was trained on; None if the bundle lists none."""
         known_RD = self._known_RD
         if known_RD is None:
             return None
@@ -194,7 +195,7 @@ class Explainer:
 
     @cached_property
     def _usual_differences(self) -> int:
-        """What separates a record from its nearest other one, at the USUAL_SHARE quantile."""
+        """Differences of a record and its nearest other one, at the USUAL_SHARE quantile."""
         assert self._known_RD is not None
         count = len(self._known_RD)
         if count < 2:

@@ -1,8 +1,8 @@
-"""The ONNX file of a bundle's network, and what it says of itself."""
+"""ONNX files of a bundle's networks, with their properties."""
 
 from collections.abc import Mapping
 
-from pnag.models.answer.runtime import Candidate
+from pnag.models.answer.question import Candidate
 from pnag.models.bundle.bundle import WEIGHTS, Bundle
 from pnag.models.bundle.weights import read_network
 from pnag.models.errors import WeightsError

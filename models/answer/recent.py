@@ -1,4 +1,4 @@
-"""A bounded memory of what was computed lately."""
+"""A bounded memory that threads share without a lock, which `cachetools` and its caches need."""
 
 from typing import Generic, TypeVar
 

@@ -1,34 +1,28 @@
-"""Answers budgets with a bundle in ONNX Runtime: sample candidates, check each exactly, keep the best that fits.
+"""Answer budgets with a bundle in ONNX Runtime: sample candidates, check each exactly, keep the best that fits.
 
-Axis letters: B = budgets in a run, S = candidates per budget, D = decisions, C = options of the widest decision,
-K = costs (latency_ms, macs, params, in this order), N = architectures. Knows nothing of HTTP, and never imports torch.
+Axis letters: B = budgets in a run, S = candidates per budget, D = decisions, F = networks of the front,
+N = architectures, K = costs (latency_ms, macs, params, in this order). Knows nothing of HTTP, and never imports torch.
 """
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from pnag.models.accuracy.features import ArchitectureFeatures
+from pnag.models.answer.limits import BYTES_PER_NUMBER, COSTS, LimitUnits
+from pnag.models.answer.question import Answer, Candidate, Prediction, Query
 from pnag.models.answer.recent import Recent
+from pnag.models.answer.samples import Floats, NetworkValues, distinct, gumbel_noise, row_keys
+from pnag.models.answer.sessions import Session, open_session, run_evaluator
 from pnag.models.bundle.bundle import EVALUATOR, GENERATOR, Bundle
 from pnag.models.errors import BudgetError, BundleError, InfeasibleBudgetError
 from pnag.models.pareto import pareto_front
-from pnag.models.space.metric import MetricValue
 from pnag.models.space.search_space import Architecture, Tokens
 
-Floats = NDArray[np.float64]
-
-COSTS = ("latency_ms", "macs", "params")
-NO_LIMIT = np.float32(3e38)
 DEFAULT_NUM_CANDIDATES = 32
-EVALUATED_AT_ONCE = 64
-"""Architectures; each meets every training record, and ONNX Runtime keeps the memory of the largest run for good."""
 
 REMEMBERED_ACCURACIES = 20_000
 """Networks whose predicted accuracy is kept, some 250 bytes each."""
@@ -36,103 +30,9 @@ REMEMBERED_ACCURACIES = 20_000
 REMEMBERED_ANSWERS = 4000
 """Networks that were an answer and are kept as such: most budgets are answered with one of a thousand or two."""
 
-BYTES_PER_NUMBER = {"fp32": 4, "fp16": 2, "int8": 1}
-
 # A limited request also samples at these fractions of the feasible range below its budget: with a limit that binds, the
 # best network is often one that a smaller budget would have got.
 _LOWER_BUDGETS = (0.85, 0.7, 0.55, 0.4, 0.25, 0.1)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a network must not exceed beside the latency budget; None = no limit."""
-
-    macs_m: float | None = None
-    """Millions of multiply-accumulates."""
-    params_m: float | None = None
-    """Millions of parameters."""
-    size_mb: float | None = None
-    """Megabytes (1e6 bytes) of weights at the table's precision."""
-    peak_memory_mb: float | None = None
-    """Megabytes of activations alive at the worst moment, batch 1, at the table's precision."""
-
-    def __post_init__(self) -> None:
-        for name, value in self.items():
-            _check_positive(name, value)
-
-    def items(self) -> list[tuple[str, float]]:
-        """The limits that are set."""
-        return [(name, value) for name, value in vars(self).items() if value is not None]
-
-
-@dataclass(frozen=True)
-class Query:
-    """One question.
-
-    Attributes:
-        budget_ms: rounded down to 3 decimals, and answered for that.
-        coverage: with which probability the answer keeps the budget when measured; None = the bundle's default.
-        num_alternatives: further networks that fit, the next most accurate first.
-    """
-
-    budget_ms: float
-    limits: Limits = field(default_factory=Limits)
-    coverage: float | None = None
-    num_alternatives: int = 0
-
-    def __post_init__(self) -> None:
-        _check_positive("budget_ms", self.budget_ms)
-        rounded = math.floor(min(self.budget_ms, 1e12) * 1000 + 1e-6) / 1000
-        if rounded <= 0:
-            raise BudgetError(f"budget_ms is {self.budget_ms!r}; the smallest budget told apart is 0.001 ms")
-        object.__setattr__(self, "budget_ms", rounded)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the bundle expects of one network. Accuracies are fractions; latencies ms on the bundle's device.
-
-    Sizes are None where nothing is known of them: a table-only space whose records have no such column. `metric` is
-    what stands for accuracy there, None where it is accuracy itself.
-    """
-
-    accuracy: float
-    accuracy_interval: tuple[float, float] | None
-    interval_coverage: float | None
-    latency_ms: float
-    latency_upper_ms: float
-    latency_coverage: float
-    macs: int | None
-    params: int | None
-    size_bytes: int | None
-    peak_memory_bytes: int | None
-    metric: MetricValue | None = None
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One network with its prediction."""
-
-    architecture: Architecture
-    predicted: Prediction
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The best network found within a query's limits.
-
-    Attributes:
-        budget_ms: the budget answered for.
-        source: "generator" if a sample is the answer, "front" if only the bundle's front holds a network as good.
-        binding: the limit that is nearest to being reached: "latency", "macs", "params", "size", "peak_memory", or
-            "none" if the answer is the most accurate network of the whole front.
-    """
-
-    budget_ms: float
-    best: Candidate
-    binding: str
-    source: str
-    alternatives: tuple[Candidate, ...] = ()
 
 
 class OnnxGenerator:
@@ -147,8 +47,8 @@ class OnnxGenerator:
         self.num_candidates = num_candidates
         self._space = space = bundle.space
         self._seed = int(bundle.manifest["generator"].get("seed", 0))
-        self._generator = _session(bundle, GENERATOR, threads)
-        self._evaluator = _session(bundle, EVALUATOR, threads)
+        self._generator = _open(bundle, GENERATOR, threads)
+        self._evaluator = _open(bundle, EVALUATOR, threads)
         self._threads = threads
         self._accuracies = Recent[bytes, float](REMEMBERED_ACCURACIES)
         self._architectures = Recent[bytes, Architecture](REMEMBERED_ANSWERS)
@@ -158,6 +58,7 @@ class OnnxGenerator:
         self._metric = bundle.metric
         precision = bundle.latency_table.device.precision or "fp32"
         self._bytes = BYTES_PER_NUMBER.get(precision, 4)
+        self._limits = LimitUnits(bundle.name, self._costs, self._bytes)
         # The front as tokens, rising in latency and accuracy by what the table and the evaluator say here and now.
         self._front_FD = bundle.front_FD
         self._check_shapes()
@@ -166,12 +67,12 @@ class OnnxGenerator:
         self._front_FD, self._front = self._front_FD[rising_F], values.take(rising_F)
         self.range_ms = (float(self._front.latency_ms.min()), float(self._front.latency_ms.max()))
 
-    def twin(self) -> "OnnxGenerator":
-        """Another one for another thread, which shares everything with this one but the sessions."""
-        twin = copy.copy(self)
-        twin._generator = _session(self.bundle, GENERATOR, self._threads)
-        twin._evaluator = _session(self.bundle, EVALUATOR, self._threads)
-        return twin
+    def clone(self) -> "OnnxGenerator":
+        """Copy for another thread, which shares everything with this one but the sessions."""
+        clone = copy.copy(self)
+        clone._generator = _open(self.bundle, GENERATOR, self._threads)
+        clone._evaluator = _open(self.bundle, EVALUATOR, self._threads)
+        return clone
 
     # -- questions ---------------------------------------------------------------------------------------------------
 
@@ -195,8 +96,8 @@ class OnnxGenerator:
         lowest = self.range_ms[0]
         for number, query in enumerate(queries):
             try:
-                self._check_known(query.limits)
-                budget = query.budget_ms / self.bundle.latency_table.bound_factor(self._coverage(query))
+                self._limits.check_known(query.limits)
+                budget = query.budget_ms / self._factor(query.coverage)
                 if budget < lowest:
                     raise self._infeasible(query)
             except BudgetError as exc:
@@ -209,12 +110,12 @@ class OnnxGenerator:
                 rows += [(number, lowest + (top - lowest) * fraction) for fraction in _LOWER_BUDGETS]
         if not rows:  # nobody's budget is feasible
             return results  # type: ignore[return-value]
-        samples_ND, places_BS = self._distinct(self._sample(queries, rows))
+        samples_ND, places_BS = distinct(self._sample(queries, rows))
         values = self._evaluate(samples_ND)
         # Where the mask cannot rule out every forbidden combination, none of them fits any budget.
         values.latency_ms[~self._costs.allowed(samples_ND)] = np.inf
         # Best first, so that of any of them the best are those with the smallest places.
-        best_first = _best_first(values)
+        best_first = values.best_first()
         samples_ND, values = samples_ND[best_first], values.take(best_first)
         places_BS = np.argsort(best_first)[places_BS]
         owners = np.array([number for number, _ in rows], dtype=np.int64)
@@ -254,27 +155,16 @@ class OnnxGenerator:
 
     def _sample(self, queries: Sequence[Query], rows: Sequence[tuple[int, float]]) -> Tokens:
         """Candidates for each row, shape [rows, S, D]; the first of each row is the greedy one."""
-        limits_BK = np.array([[budget, *self._cost_limits(queries[n].limits)] for n, budget in rows], dtype=np.float32)
-        noise_BSDC = self._noise([budget for _, budget in rows])
+        limits_BK = np.array(
+            [[budget, *self._limits.mask_limits(queries[n].limits)] for n, budget in rows], dtype=np.float32
+        )
+        shape = (self.num_candidates, len(self._space.decisions), self._width)
+        noise_BSDC = gumbel_noise(self._seed, [budget for _, budget in rows], shape)
         tokens_BSD: Tokens = self._generator.run(None, {"limits": limits_BK, "noise": noise_BSDC})[0]
         return tokens_BSD
 
-    def _noise(self, budgets_ms: Sequence[float]) -> NDArray[np.float32]:
-        """Gumbel noise [B, S, D, C]: by the bundle's seed and the budget alone; none for the first candidate."""
-        shape = (self.num_candidates, len(self._space.decisions), self._width)
-        noise_BSDC = np.empty((len(budgets_ms), *shape), dtype=np.float32)
-        for budget_ms, noise_SDC in zip(budgets_ms, noise_BSDC, strict=True):
-            np.random.default_rng([self._seed, round(budget_ms * 1e6)]).random(dtype=np.float32, out=noise_SDC)
-        noise_BSDC *= np.float32(1 - 2e-7)
-        noise_BSDC += np.float32(1e-7)
-        for _ in range(2):
-            np.log(noise_BSDC, out=noise_BSDC)
-            np.negative(noise_BSDC, out=noise_BSDC)
-        noise_BSDC[:, 0] = 0.0
-        return noise_BSDC
-
     def _select(
-        self, query: Query, budget: float, samples_ND: Tokens, values: "_Values", places: NDArray[np.int64]
+        self, query: Query, budget: float, samples_ND: Tokens, values: NetworkValues, places: NDArray[np.int64]
     ) -> Answer:
         """Check this query's samples exactly, put the best of the front beside them, and keep the best that fits.
 
@@ -297,27 +187,19 @@ class OnnxGenerator:
         best, *others = [self._candidate(tokens_D, known, query.coverage) for _, tokens_D, known in best_first]
         return Answer(query.budget_ms, best, self._binding(query, best.predicted), best_first[0][0], tuple(others))
 
-    def _fitting(self, values: "_Values", query: Query, budget: float, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Those of the networks at `places` that keep budget and limits."""
+    def _fitting(
+        self, values: NetworkValues, query: Query, budget: float, places: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Places among `places` of networks that keep budget and limits."""
         fits = values.latency_ms[places] <= budget
         for name, value in query.limits.items():
-            fits &= self._limited(values, name)[places] <= value
+            fits &= self._limits.amounts(values, name)[places] <= value
         return places[fits]
 
     def _best_of_front(self, query: Query, budget: float) -> NDArray[np.int64]:
-        """The same for the front: it rises in both columns, so there is nothing to sort."""
+        """Places of the front that keep budget and limits, best first; nothing to sort, it rises in both columns."""
         found = np.arange(np.searchsorted(self._front.latency_ms, budget, side="right"))[::-1]
         return self._fitting(self._front, query, budget, found) if query.limits.items() else found
-
-    @staticmethod
-    def _distinct(tokens_BSD: Tokens) -> tuple[Tokens, NDArray[np.int64]]:
-        """Each sampled architecture once, shape [N, D], and where each sample went, shape [B, S]."""
-        rows_ND = tokens_BSD.reshape(-1, tokens_BSD.shape[2])
-        first_of: dict[bytes, int] = {}  # np.unique would sort, which takes longer
-        firsts = [first_of.setdefault(key, row) for row, key in enumerate(_keys(rows_ND))]
-        place_of = {row: place for place, row in enumerate(first_of.values())}
-        places_BS = np.array([place_of[row] for row in firsts], dtype=np.int64).reshape(tokens_BSD.shape[:2])
-        return rows_ND[list(place_of)], places_BS
 
     def _binding(self, query: Query, predicted: Prediction) -> str:
         """The limit whose use is closest to 1; "none" when even the largest of the front leaves room everywhere."""
@@ -339,7 +221,7 @@ class OnnxGenerator:
         cheapest = self.bundle.front[0].encoding
         values = self._evaluate(self._front_FD[:1])
         for name, value in query.limits.items():
-            amount = float(self._limited(values, name)[0])
+            amount = float(self._limits.amounts(values, name)[0])
             if amount > value:
                 return InfeasibleBudgetError(
                     f"limits.{name} is {value:g}, and the fastest network of {self.bundle.name} needs {amount:.4g}; "
@@ -349,12 +231,12 @@ class OnnxGenerator:
         smallest = self.smallest_feasible_ms(query.coverage)
         return InfeasibleBudgetError(
             f"budget_ms is {query.budget_ms:g}, and the fastest network of {self.bundle.name} needs {smallest:g} at "
-            f"coverage {self._coverage(query):g}; ask for at least that",
+            f"coverage {self._coverage(query.coverage):g}; ask for at least that",
             smallest_feasible_ms=smallest,
             encoding=cheapest,
         )
 
-    def _evaluate(self, tokens_ND: Tokens) -> "_Values":
+    def _evaluate(self, tokens_ND: Tokens) -> NetworkValues:
         costs = self._costs
         accuracy_N = self._accuracy(tokens_ND)
         if costs.measured_accuracy is not None:
@@ -362,11 +244,11 @@ class OnnxGenerator:
             accuracy_N = np.where(np.isnan(measured_N), accuracy_N, measured_N)
         unknown_N = np.full(len(tokens_ND), np.nan)
         sizes = (size(tokens_ND) if size else unknown_N for size in (costs.macs, costs.params, costs.peak_activations))
-        return _Values(np.stack([accuracy_N, costs.latency_ms(tokens_ND), *sizes]))
+        return NetworkValues(np.stack([accuracy_N, costs.latency_ms(tokens_ND), *sizes]))
 
     def _accuracy(self, tokens_ND: Tokens) -> Floats:
         """Predicted accuracy, shape [N]. Samples of one budget come up again for others, two of three of them."""
-        keys = _keys(tokens_ND)
+        keys = row_keys(tokens_ND)
         accuracy_N = np.array([self._accuracies.get(key) for key in keys], dtype=np.float64)  # NaN for None
         new = np.flatnonzero(np.isnan(accuracy_N))
         if len(new):
@@ -375,40 +257,7 @@ class OnnxGenerator:
                 self._accuracies.put(keys[i], float(accuracy_N[i]))
         return accuracy_N
 
-    def _limited(self, values: "_Values", name: str) -> Floats:
-        """The amount that a limit is compared with, in the limit's unit, shape [N]."""
-        if name == "macs_m":
-            return values.macs / 1e6
-        if name == "params_m":
-            return values.params / 1e6
-        if name == "size_mb":
-            return values.params * self._bytes / 1e6
-        assert name == "peak_memory_mb"
-        return values.peak_activations * self._bytes / 1e6
-
-    def _check_known(self, limits: Limits) -> None:
-        known = {
-            "macs_m": self._costs.macs,
-            "params_m": self._costs.params,
-            "size_mb": self._costs.params,
-            "peak_memory_mb": self._costs.peak_activations,
-        }
-        for name, _ in limits.items():
-            if known[name] is None:
-                raise BudgetError(
-                    f"limits.{name} cannot be kept: {self.bundle.name} knows no such size of its networks; it knows "
-                    f"{[k for k, v in known.items() if v is not None] or 'none'}"
-                )
-
-    def _cost_limits(self, limits: Limits) -> tuple[float, float]:
-        """The limits that the slack mask can hold: MACs and parameters."""
-        none = float(NO_LIMIT)  # compared as Python floats: 1e300 would overflow as float32
-        macs = none if limits.macs_m is None else limits.macs_m * 1e6
-        params = none if limits.params_m is None else limits.params_m * 1e6
-        size = none if limits.size_mb is None else limits.size_mb * 1e6 / self._bytes
-        return min(macs, none), min(params, size, none)
-
-    def _candidates(self, tokens_ND: Tokens, values: "_Values", coverage: float | None) -> list[Candidate]:
+    def _candidates(self, tokens_ND: Tokens, values: NetworkValues, coverage: float | None) -> list[Candidate]:
         return [self._candidate(tokens_D, values.of(i), coverage) for i, tokens_D in enumerate(tokens_ND)]
 
     def _candidate(self, tokens_D: Tokens, known: Sequence[float], coverage: float | None) -> Candidate:
@@ -418,7 +267,6 @@ class OnnxGenerator:
             known: its accuracy, latency_ms, macs, params and peak_activations.
         """
         accuracy, latency_ms, macs, *sizes = known
-        coverage = self.bundle.latency_table.default_coverage if coverage is None else coverage
         interval = self.bundle.interval
         accuracy_interval = _accuracy_interval(accuracy, interval[1]) if interval else None
         params, peak = map(_known, sizes)
@@ -429,8 +277,8 @@ class OnnxGenerator:
                 accuracy_interval=accuracy_interval,
                 interval_coverage=interval[0] if interval else None,
                 latency_ms=latency_ms,
-                latency_upper_ms=latency_ms * self.bundle.latency_table.bound_factor(coverage),
-                latency_coverage=coverage,
+                latency_upper_ms=latency_ms * self._factor(coverage),
+                latency_coverage=self._coverage(coverage),
                 macs=_known(macs),
                 params=params,
                 size_bytes=None if params is None else params * self._bytes,
@@ -447,12 +295,11 @@ class OnnxGenerator:
             self._architectures.put(key, architecture)
         return architecture
 
-    def _coverage(self, query: Query) -> float:
-        return self.bundle.latency_table.default_coverage if query.coverage is None else query.coverage
+    def _coverage(self, coverage: float | None) -> float:
+        return self.bundle.latency_table.default_coverage if coverage is None else coverage
 
     def _factor(self, coverage: float | None) -> float:
-        table = self.bundle.latency_table
-        return table.bound_factor(table.default_coverage if coverage is None else coverage)
+        return self.bundle.latency_table.bound_factor(self._coverage(coverage))
 
     def _check_shapes(self) -> None:
         num_features = self._features(self._front_FD[:1]).shape[1]
@@ -470,55 +317,9 @@ class OnnxGenerator:
                     )
 
 
-def run_evaluator(session: onnxruntime.InferenceSession, features_NF: Floats) -> Floats:
-    """Accuracy of each architecture as a fraction, shape [N].
-
-    Rounded to 9 decimals: the last bits depend on how many architectures are asked at once, and answers must not.
-    """
-    parts = [
-        session.run(None, {"features": features_NF[start : start + EVALUATED_AT_ONCE]})[0]
-        for start in range(0, max(len(features_NF), 1), EVALUATED_AT_ONCE)
-    ]
-    accuracy_N: Floats = np.round(np.concatenate(parts), 9)
-    return accuracy_N
-
-
-class _Values:
-    """What is known of N architectures: accuracy, latency_ms, macs, params, peak_activations; each of shape [N]."""
-
-    def __init__(self, table_5N: Floats) -> None:
-        self._table_5N = table_5N
-        columns: Iterator[Floats] = iter(table_5N)
-        self.accuracy, self.latency_ms, self.macs, self.params, self.peak_activations = columns
-
-    def take(self, indices: NDArray[np.int64]) -> "_Values":
-        return _Values(self._table_5N[:, indices])
-
-    def of(self, index: int) -> list[float]:
-        """All five of one architecture."""
-        row: list[float] = self._table_5N[:, index].tolist()
-        return row
-
-
-def _best_first(values: "_Values") -> NDArray[np.int64]:
-    """Indices by falling accuracy, the faster of two equals first."""
-    return np.lexsort((values.latency_ms, -values.accuracy))
-
-
-def _keys(tokens_ND: Tokens) -> list[bytes]:
-    """What tells each row from others."""
-    rows = np.ascontiguousarray(tokens_ND, dtype=np.int16)
-    data, width = rows.tobytes(), rows.shape[1] * rows.itemsize
-    return [data[start : start + width] for start in range(0, len(data), width)]
-
-
-def _session(bundle: Bundle, name: str, threads: int) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads  # two threads are slower at these sizes
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+def _open(bundle: Bundle, name: str, threads: int) -> Session:
     try:
-        return onnxruntime.InferenceSession(bundle.contents[name], options, providers=["CPUExecutionProvider"])
+        return open_session(bundle.contents[name], threads)
     except Exception as exc:  # onnxruntime raises its own unrelated classes
         raise BundleError(f"{bundle.name}/{name}: ONNX Runtime cannot load it ({exc})") from exc
 
@@ -531,10 +332,3 @@ def _accuracy_interval(accuracy: float, half_width: float) -> tuple[float, float
 
 def _known(amount: float) -> int | None:
     return None if math.isnan(amount) else int(amount)
-
-
-def _check_positive(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value <= 0:
-        raise BudgetError(f"{name} is {value!r}; it must be a number above 0")
-    if math.isinf(value):
-        raise BudgetError(f"{name} is infinite; it must be a finite number above 0")

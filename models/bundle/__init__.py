@@ -1,1 +1,1 @@
-"""What travels from trainer to service: a folder of files with hashes, weights among them."""
+"""Bundles, which travel from trainer to service: folders of files with hashes, weights among them."""

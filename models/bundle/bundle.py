@@ -15,16 +15,18 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from pnag.models.bundle.weights import WeightsIndex, read_index
 from pnag.models.cost.latency_table import LatencyTable
 from pnag.models.cost.tabular import NetworkCosts, TableCosts
-from pnag.models.errors import BundleError, PnagError
-from pnag.models.files import is_number, read_json_object, to_json, write_atomic
+from pnag.models.errors import BundleError, EncodingError, PnagError
+from pnag.models.files import Number, check_version, parse_object, read_json_object, to_json, write_atomic
 from pnag.models.space.metric import Metric
 from pnag.models.space.registry import space_from_dict
 from pnag.models.space.search_space import SearchSpace, Tokens
@@ -41,8 +43,8 @@ class FrontPoint:
     """One network of the front found in training; `latency_ms` is the plain prediction, `accuracy` a fraction."""
 
     encoding: str
-    latency_ms: float
-    accuracy: float
+    latency_ms: Number
+    accuracy: Number
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,30 @@ class KnownArchitecture:
     """One record that the evaluator was trained on; `accuracy` as measured."""
 
     encoding: str
-    accuracy: float
+    accuracy: Number
+
+
+@dataclass(frozen=True)
+class _Front:
+    points: Annotated[tuple[FrontPoint, ...], Field(min_length=1)]
+    known: tuple[KnownArchitecture, ...] = ()
+
+
+@dataclass(frozen=True)
+class _File:
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """Keys that every manifest has; what the dictionaries hold is for those who read them."""
+
+    name: str
+    version: str
+    search_space: dict[str, Any]
+    accuracy: dict[str, Any]
+    generator: dict[str, Any]
+    files: dict[str, _File]
 
 
 @dataclass(frozen=True)
@@ -69,7 +94,7 @@ class BundleWeights:
         """
         where = f"{self.path.parent.name}/{self.path.name}"
         content = _read(self.path.parent, self.path.name)
-        _check_content(content, {"sha256": self.sha256}, where)
+        _check_content(content, self.sha256, where)
         return content
 
 
@@ -110,16 +135,16 @@ class Bundle:
 
     @property
     def metric(self) -> Metric | None:
-        """What stands for accuracy, None for accuracy itself."""
+        """Metric that stands for accuracy, None for accuracy itself."""
         raw = self.manifest["accuracy"].get("metric")
         return Metric.from_dict(raw) if isinstance(raw, dict) else None
 
     def has_weights_of(self, encoding: str) -> bool:
-        """Whether a network can be built and run, not only described."""
+        """Tell whether a network can be built and run, not only described."""
         return self.weights is not None and encoding in self.weights.index.accuracies
 
     def costs(self) -> NetworkCosts:
-        """What architectures of the bundle are limited by."""
+        """Costs that architectures of the bundle are limited by."""
         return NetworkCosts.of(self.space, self.latency_table, self.table_costs)
 
     @classmethod
@@ -133,12 +158,11 @@ class Bundle:
             raise BundleError(f"{folder}: no such bundle folder; `pnag train` writes one")
         contents = {MANIFEST: _read(folder, MANIFEST)}
         manifest = read_json_object(contents[MANIFEST], f"{folder.name}/{MANIFEST}", BundleError)
-        _check_manifest(manifest, folder.name)
-        for name in manifest["files"]:
+        for name, file in _check_manifest(manifest, folder.name).files.items():
             if Path(name).name != name or name == MANIFEST:
                 raise BundleError(f"{folder.name}/{MANIFEST}: file name {name!r} must be a plain name in the folder")
             contents[name] = _read(folder, name)
-            _check_content(contents[name], manifest["files"][name], f"{folder.name}/{name}")
+            _check_content(contents[name], file.sha256, f"{folder.name}/{name}")
         weights = contents.pop(WEIGHTS, None)
         bundle = cls.assemble(manifest, contents, folder.name)
         return bundle if weights is None else replace(bundle, weights=_index_weights(folder, weights, bundle.space))
@@ -229,27 +253,21 @@ def _index_weights(folder: Path, content: bytes, space: SearchSpace) -> BundleWe
     return BundleWeights(folder / WEIGHTS, hashlib.sha256(content).hexdigest(), index)
 
 
-def _check_manifest(manifest: Mapping[str, Any], folder: str) -> None:
+def _check_manifest(document: dict[str, Any], folder: str) -> _Manifest:
     where = f"{folder}/{MANIFEST}"
-    version = manifest.get("format_version")
-    if version != FORMAT_VERSION:
-        hint = "upgrade pnag" if is_number(version) and version > FORMAT_VERSION else "train the bundle again"
-        raise BundleError(f"{where}: format_version is {version!r}; this pnag reads {FORMAT_VERSION}: {hint}")
-    shapes = {"name": str, "version": str, "search_space": dict, "accuracy": dict, "generator": dict, "files": dict}
-    for field, kind in shapes.items():
-        if not isinstance(manifest.get(field), kind):
-            raise BundleError(f"{where}: {field} is {manifest.get(field)!r:.80}; expected a JSON {kind.__name__}")
-    missing = [name for name in FILES if name not in manifest["files"]]
+    check_version(document, FORMAT_VERSION, where, BundleError)
+    manifest = parse_object(_Manifest, document, where, BundleError)
+    missing = [name for name in FILES if name not in manifest.files]
     if missing:
         raise BundleError(f"{where}: files does not list {missing}; train the bundle again")
+    return manifest
 
 
-def _check_content(content: bytes, entry: Any, where: str) -> None:
-    expected = entry.get("sha256") if isinstance(entry, dict) else None
+def _check_content(content: bytes, expected: str, where: str) -> None:
     actual = hashlib.sha256(content).hexdigest()
     if actual != expected:
         raise BundleError(
-            f"{where}: sha256 is {actual[:12]}…, the manifest says {str(expected)[:12]}…: the file was altered or half "
+            f"{where}: sha256 is {actual[:12]}…, the manifest says {expected[:12]}…: the file was altered or half "
             "copied; copy the whole bundle folder again"
         )
 
@@ -257,23 +275,11 @@ def _check_content(content: bytes, entry: Any, where: str) -> None:
 def _parse_front(
     data: bytes, space: SearchSpace, where: str
 ) -> tuple[tuple[FrontPoint, ...], Tokens, tuple[KnownArchitecture, ...]]:
-    document = read_json_object(data, where, BundleError)
-    raw_points, raw_known = document.get("points"), document.get("known", [])
-    if not isinstance(raw_points, list) or not raw_points or not isinstance(raw_known, list):
-        raise BundleError(f"{where}: points must be a non-empty list, known a list")
-    points: list[FrontPoint] = []
-    tokens_FD: list[Tokens] = []
-    for number, entry in enumerate(raw_points, start=1):
-        try:
-            point = FrontPoint(str(entry["encoding"]), float(entry["latency_ms"]), float(entry["accuracy"]))
-            tokens_FD.append(space.decode(point.encoding))
-        except (KeyError, TypeError, ValueError) as exc:
-            raise BundleError(f"{where}: point {number} is not usable ({exc})") from None
-        if points and not (point.latency_ms > points[-1].latency_ms and point.accuracy > points[-1].accuracy):
-            raise BundleError(f"{where}: point {number} does not rise above the one before it in both columns")
-        points.append(point)
+    front = parse_object(_Front, read_json_object(data, where, BundleError), where, BundleError)
+    for number, (before, point) in enumerate(pairwise(front.points), start=1):
+        if not (point.latency_ms > before.latency_ms and point.accuracy > before.accuracy):
+            raise BundleError(f"{where}: points[{number}] does not rise above the one before it in both columns")
     try:
-        known = tuple(KnownArchitecture(str(entry["encoding"]), float(entry["accuracy"])) for entry in raw_known)
-    except (KeyError, TypeError, ValueError) as exc:
-        raise BundleError(f"{where}: an entry of known is not usable ({exc})") from None
-    return tuple(points), np.stack(tokens_FD), known
+        return front.points, np.stack([space.decode(point.encoding) for point in front.points]), front.known
+    except EncodingError as exc:
+        raise BundleError(f"{where}: points: {exc}") from None

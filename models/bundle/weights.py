@@ -1,4 +1,4 @@
-"""`weights.npz` of a bundle: what it takes to build networks that run, without torch.
+"""Weights of a bundle's networks (`weights.npz`), to build networks that run, without torch.
 
 Networks of a supernet share most of their weights, but each has batch-norm statistics of its own. So the file holds
 every distinct convolution once, in half precision, and per network the factor and the bias of each output channel that
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pnag.models.errors import WeightsError
-from pnag.models.files import read_json_object, to_json
+from pnag.models.files import Number, check_version, parse_object, read_json_object, to_json
 from pnag.models.space.search_space import SearchSpace
 
 FORMAT_VERSION = 1
@@ -62,12 +62,27 @@ class StoredNetwork:
 
 @dataclass(frozen=True)
 class WeightsIndex:
-    """What a weights file holds, without the weights."""
+    """Content of a weights file, without the weights."""
 
     space: str
     metadata: Mapping[str, str]
     accuracies: Mapping[str, float | None]
     """By encoding; a network that is not here cannot be built."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A network in the index; an operator is the number of its weight, its shape, and whether it has a factor."""
+
+    accuracy: Number | None
+    operators: tuple[tuple[int, list[int], bool], ...]
+
+
+@dataclass(frozen=True)
+class _Index:
+    space: str
+    metadata: dict[str, str]
+    networks: dict[str, _Entry]
 
 
 def pack_weights(space: SearchSpace, networks: Iterable[StoredNetwork], metadata: Mapping[str, str]) -> bytes:
@@ -105,14 +120,14 @@ def pack_weights(space: SearchSpace, networks: Iterable[StoredNetwork], metadata
 
 
 def read_index(data: bytes, name: str) -> WeightsIndex:
-    """What a weights file holds.
+    """Index of a weights file.
 
     Raises:
         WeightsError: naming `name`, if it is no weights file, or from a newer version.
     """
     index = _read_index(_open(data, name), name)
-    accuracies = {encoding: entry["accuracy"] for encoding, entry in index["networks"].items()}
-    return WeightsIndex(index["space"], index["metadata"], accuracies)
+    accuracies = {encoding: entry.accuracy for encoding, entry in index.networks.items()}
+    return WeightsIndex(index.space, index.metadata, accuracies)
 
 
 def read_network(data: bytes, encoding: str, name: str) -> tuple[StoredNetwork, Mapping[str, str]]:
@@ -123,13 +138,13 @@ def read_network(data: bytes, encoding: str, name: str) -> tuple[StoredNetwork, 
     """
     archive = _open(data, name)
     index = _read_index(archive, name)
-    position = list(index["networks"]).index(encoding) if encoding in index["networks"] else None
-    if position is None:
-        raise WeightsError(f"{name} has no weights for {encoding}; it has those of {len(index['networks'])} networks")
-    entry = index["networks"][encoding]
+    entry = index.networks.get(encoding)
+    if entry is None:
+        raise WeightsError(f"{name} has no weights for {encoding}; it has those of {len(index.networks)} networks")
+    position = list(index.networks).index(encoding)
     try:
         channels, start, operators = _single(archive[f"channels{position}"]), 0, []
-        for number, shape, has_factor in entry["operators"]:
+        for number, shape, has_factor in entry.operators:
             weight = _single(archive[f"weight{number}"][tuple(slice(size) for size in shape)])
             ends = [start + shape[0] * n for n in range(3)]
             factor = channels[ends[0] : ends[1]] if has_factor else None
@@ -142,7 +157,7 @@ def read_network(data: bytes, encoding: str, name: str) -> tuple[StoredNetwork, 
         if isinstance(exc, WeightsError):
             raise
         raise WeightsError(f"{name}: the entry of {encoding} is not usable ({exc}); export the weights again") from None
-    return StoredNetwork(encoding, operators, entry["accuracy"]), index["metadata"]
+    return StoredNetwork(encoding, operators, entry.accuracy), index.metadata
 
 
 class _Pool:
@@ -198,20 +213,11 @@ def _open(data: bytes, name: str) -> Mapping[str, NDArray[Any]]:
     return archive
 
 
-def _read_index(archive: Mapping[str, NDArray[Any]], name: str) -> dict[str, Any]:
+def _read_index(archive: Mapping[str, NDArray[Any]], name: str) -> _Index:
     try:
         raw = archive["index"].tobytes()
     except (KeyError, ValueError, zipfile.BadZipFile) as exc:
         raise WeightsError(f"{name}: has no index ({exc}); export the weights again") from None
-    index = read_json_object(raw, f"{name}/index", WeightsError)
-    version = index.get("format_version")
-    if version != FORMAT_VERSION:
-        raise WeightsError(f"{name}: format_version is {version!r}; this pnag reads {FORMAT_VERSION}: upgrade pnag")
-    networks = index.get("networks")
-    if not isinstance(networks, dict) or not all(
-        isinstance(e, dict) and isinstance(e.get("operators"), list) and "accuracy" in e for e in networks.values()
-    ):
-        raise WeightsError(f"{name}/index: networks must be an object of networks; export the weights again")
-    if not isinstance(index.get("space"), str) or not isinstance(index.get("metadata"), dict):
-        raise WeightsError(f"{name}/index: space or metadata is missing; export the weights again")
-    return index
+    document = read_json_object(raw, f"{name}/index", WeightsError)
+    check_version(document, FORMAT_VERSION, f"{name}/index", WeightsError)
+    return parse_object(_Index, document, f"{name}/index", WeightsError)

@@ -1,1 +1,1 @@
-"""What an architecture costs: latency tables, sums over layers or decisions, and the mask that keeps a budget."""
+"""Costs of an architecture: latency tables, sums over layers or decisions, and the mask that keeps a budget."""

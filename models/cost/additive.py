@@ -4,13 +4,13 @@ Axis letters: B = architectures, D = decisions. Knows nothing of what is being a
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pnag.models.space.layers import Layer
-from pnag.models.space.search_space import CostGroup, SearchSpace, Tokens
+from pnag.models.space.search_space import SearchSpace, Tokens
 
 Floats = NDArray[np.float64]
 
@@ -68,11 +68,10 @@ class LayerCost(GroupedCost):
         constant: float = 0.0,
         reduce: np.ufunc = np.add,
     ) -> None:
-        groups = (
-            (tuple(space.index(n) for n in group.decisions), _tabulate(space, group, cost_of, reduce))
-            for group in space.cost_groups
-        )
-        super().__init__(groups, constant=constant, reduce=reduce)
+        def total(layers: Sequence[Layer]) -> float:
+            return float(reduce.reduce([cost_of(layer) for layer in layers])) if layers else 0.0
+
+        super().__init__(tabulate(space, total), constant=constant, reduce=reduce)
 
 
 def macs_cost(space: SearchSpace) -> LayerCost:
@@ -90,11 +89,18 @@ def peak_activations_cost(space: SearchSpace) -> LayerCost:
     return LayerCost(space, lambda layer: layer.peak_activations, reduce=np.maximum)
 
 
-def _tabulate(space: SearchSpace, group: CostGroup, cost_of: Callable[[Layer], float], reduce: np.ufunc) -> Floats:
-    options = [space.decisions[space.index(name)].options for name in group.decisions]
-    table = np.full([len(o) + 1 for o in options], np.nan)
-    for tokens in space.assignments(group.decisions):
-        values = [None if t < 0 else o[t] for o, t in zip(options, tokens, strict=True)]
-        costs = [cost_of(layer) for layer in group.build(*values)]
-        table[tuple(tokens)] = reduce.reduce(costs) if costs else 0.0
-    return table
+def tabulate(
+    space: SearchSpace, value_of: Callable[[Sequence[Layer]], float | Sequence[float]], *widths: int
+) -> list[tuple[tuple[int, ...], Floats]]:
+    """A value of the layers of every cost group: (decisions' indices, table by their tokens, the last for inactive).
+
+    Combinations that no network has are NaN; `widths` are the shape of a value that is not one number.
+    """
+    groups = []
+    for group in space.cost_groups:
+        indices = tuple(space.index(name) for name in group.decisions)
+        table = np.full([*(len(space.decisions[i].options) + 1 for i in indices), *widths], np.nan)
+        for tokens, _, layers in space.group_layers(group):
+            table[tuple(tokens)] = value_of(layers)
+        groups.append((indices, table))
+    return groups

@@ -1,28 +1,30 @@
-"""A device learnt from whole networks' latencies: what predicts where no layer was ever timed, with numpy alone.
+"""A device learned from whole networks' latencies, for predictions where no layer was ever timed.
 
     physical(x)   = constant + sum over layers of a few physical quantities
     additive(x)   = intercept_ms + physical(x) + sum of small tables over decisions
-    correction(x) = sum over learnt networks j of weight_j * kernel(x, network_j)
+    correction(x) = sum over learned networks j of weight_j * kernel(x, network_j)
     latency_ms(x) = max(floor_ms, additive(x) + physical(x) * correction(x))
 
 The tables sum over layers like a latency table does; the correction is what does not add up, e.g. where a GPU waits for
 the next kernel's launch. `surrogate` is the best additive stand-in for the whole, for masks that need additive costs.
 
-Axis letters: B = architectures, D = decisions, N = learnt networks, P = physical quantities, S = shape features.
+Axis letters: B = architectures, D = decisions, N = learned networks, P = physical quantities, S = shape features.
 """
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import PlainValidator
 
-from pnag.models.cost.additive import GroupedCost
+from pnag.models.cost.additive import GroupedCost, tabulate
 from pnag.models.errors import LatencyTableError
-from pnag.models.files import is_number
+from pnag.models.files import Number, Positive
 from pnag.models.space.layers import Layer
 from pnag.models.space.search_space import INACTIVE, Option, SearchSpace, Tokens
 
@@ -55,19 +57,15 @@ PHYSICAL: dict[str, Callable[[Layer], float]] = {
 
 
 class Features:
-    """A space's physical quantities, tabulated once: what predictions and fits look at."""
+    """A space's physical quantities, tabulated once for predictions and fits."""
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
-        self.groups: list[tuple[tuple[int, ...], Floats]] = []
-        for group in space.cost_groups:
-            options = [space.decisions[space.index(name)].options for name in group.decisions]
-            table = np.full([*(len(o) + 1 for o in options), len(PHYSICAL)], np.nan)
-            for tokens in space.assignments(group.decisions):
-                values = [None if t < 0 else o[t] for o, t in zip(options, tokens, strict=True)]
-                layers = group.build(*values)
-                table[tuple(tokens)] = [sum(quantity(layer) for layer in layers) for quantity in PHYSICAL.values()]
-            self.groups.append((tuple(space.index(name) for name in group.decisions), table))
+
+        def sums(layers: Sequence[Layer]) -> list[float]:
+            return [sum(quantity(layer) for layer in layers) for quantity in PHYSICAL.values()]
+
+        self.groups = tabulate(space, sums, len(PHYSICAL))
 
     def physical(self, tokens_BD: Tokens) -> Floats:
         """Each quantity of `PHYSICAL` summed over layers, shape [B, P]."""
@@ -77,16 +75,13 @@ class Features:
         return total_BP
 
     def shape(self, tokens_BD: Tokens) -> Floats:
-        """What a network looks like from afar, shape [B, S]: logs of the physical sums, numbers chosen, depths."""
+        """Features of a whole network, shape [B, S]: logs of the physical sums, numbers chosen, depths."""
+        shared = [self.space.index(name) for name in shared_numbers(self.space)]
         numbers = [
-            np.array(self.space.decisions[self.space.index(name)].options, dtype=np.float64)[
-                tokens_BD[:, self.space.index(name)]
-            ][:, np.newaxis]
-            for name in shared_numbers(self.space)
+            np.array(self.space.decisions[i].options, dtype=np.float64)[tokens_BD[:, i], np.newaxis] for i in shared
         ]
-        return np.concatenate(
-            [np.log1p(self.physical(tokens_BD)), *numbers, self.space.depth_features(tokens_BD)], axis=1
-        )
+        depths = self.space.depth_features(tokens_BD)
+        return np.concatenate([np.log1p(self.physical(tokens_BD)), *numbers, depths], axis=1)
 
 
 def shared_numbers(space: SearchSpace) -> list[str]:
@@ -101,6 +96,38 @@ def shared_numbers(space: SearchSpace) -> list[str]:
     ]
 
 
+def _pack(array: NDArray[Any], dtype: str) -> dict[str, Any]:
+    data = array.astype(np.dtype(dtype).newbyteorder("<")).tobytes()
+    return {"dtype": dtype, "shape": list(array.shape), "base64": base64.b64encode(data).decode()}
+
+
+def _unpack(dtype: str, raw: Any) -> NDArray[Any]:
+    try:
+        if raw["dtype"] != dtype:
+            raise ValueError(f"dtype is {raw['dtype']!r}; expected {dtype!r}")
+        array = np.frombuffer(base64.b64decode(raw["base64"], validate=True), np.dtype(dtype).newbyteorder("<"))
+        return array.reshape(raw["shape"]).astype(dtype)
+    except (KeyError, TypeError) as exc:
+        raise ValueError(f"expected an object of dtype, shape and base64, not {raw!r:.40} ({exc!r})") from None
+
+
+def _numbers(raw: Any) -> Floats:
+    try:
+        return np.array(raw, dtype=np.float64)
+    except TypeError as exc:
+        raise ValueError(f"expected nested lists of numbers ({exc})") from None
+
+
+_STORED = {
+    "mean_S": "float64",
+    "scale_S": "float64",
+    "shape_NS": "float32",
+    "tokens_ND": "int16",
+    "weight_N": "float64",
+}
+"""Number format in which each array of a correction is stored."""
+
+
 @dataclass(frozen=True)
 class Term:
     """A table over a few decisions, in ms; the last place along an axis stands for "inactive".
@@ -109,7 +136,7 @@ class Term:
     """
 
     decisions: tuple[str, ...]
-    values: Floats
+    values: Annotated[Floats, PlainValidator(_numbers)]
     times: str | None = None
 
 
@@ -120,21 +147,21 @@ class Kernel:
     d is the mean squared difference of standardised shape features, or the share of decisions that differ.
     """
 
-    features: str
-    length: float
-    weight: float
+    features: Literal["shape", "tokens"]
+    length: Positive
+    weight: Number
 
 
 @dataclass(frozen=True)
 class Correction:
-    """What does not add up, as a share of the physical part."""
+    """Correction for what does not add up, as a share of the physical part."""
 
     kernels: tuple[Kernel, ...]
-    mean_S: Floats
-    scale_S: Floats
-    shape_NS: Floats
-    tokens_ND: NDArray[np.int16]
-    weight_N: Floats
+    mean_S: Annotated[Floats, PlainValidator(partial(_unpack, "float64"))]
+    scale_S: Annotated[Floats, PlainValidator(partial(_unpack, "float64"))]
+    shape_NS: Annotated[Floats, PlainValidator(lambda raw: _unpack("float32", raw).astype(np.float64))]
+    tokens_ND: Annotated[NDArray[np.int16], PlainValidator(partial(_unpack, "int16"))]
+    weight_N: Annotated[Floats, PlainValidator(partial(_unpack, "float64"))]
 
 
 @dataclass(frozen=True)
@@ -152,27 +179,27 @@ class LearnedLatency:
     num_rows: int
     candidates: Mapping[str, Any]
     options: Mapping[str, tuple[Option, ...]]
-    coefficients: Mapping[str, float]
+    coefficients: Mapping[str, Number]
     terms: tuple[Term, ...] = ()
     correction: Correction | None = None
     surrogate: tuple[Term, ...] | None = None
-    intercept_ms: float = 0.0
-    floor_ms: float = 0.0
+    intercept_ms: Number = 0.0
+    floor_ms: Number = 0.0
 
     def cost(self, space: SearchSpace) -> GroupedCost:
-        """The additive stand-in: equal to the prediction, but for the floor, where nothing but sums was learnt."""
+        """Additive stand-in for masks: the prediction itself, but for `floor_ms`, where only sums were learned."""
         return self._additive(Features(space), self.terms if self.surrogate is None else self.surrogate)
 
     def predictor(self, space: SearchSpace, features: Features | None = None) -> Callable[[Tokens], Floats]:
         """Latency in ms of canonical tokens, shape [B]; `features` of this very space save computing them anew."""
         features = features or Features(space)
         additive = self._additive(features, self.terms)
-        to_learnt = self._token_maps(space)
+        to_learned = self._token_maps(space)
 
         def predict_batch(tokens_BD: Tokens) -> Floats:
             total_B = additive(tokens_BD)
             if self.correction is not None:
-                share_B = correction_share(self.correction, features.shape(tokens_BD), tokens_BD, to_learnt)
+                share_B = correction_share(self.correction, features.shape(tokens_BD), tokens_BD, to_learned)
                 total_B = total_B + self.physical_ms(features.physical(tokens_BD)) * share_B
             return np.maximum(total_B, self.floor_ms)
 
@@ -196,20 +223,20 @@ class LearnedLatency:
         return GroupedCost(_merged(features.space, groups), constant=constant)
 
     def _token_maps(self, space: SearchSpace) -> list[NDArray[np.int64]]:
-        """Per decision this space's token -> the learnt one, "inactive" last; restricted spaces count fewer options."""
+        """Per decision the learned token of each of this space's, which may be restricted; "inactive" last."""
         if [d.name for d in space.decisions] != list(self.options):
             raise LatencyTableError(
                 f"learned.options does not list the decisions of {space.name}; learn the device again"
             )
         maps = []
         for decision in space.decisions:
-            learnt = self.options[decision.name]
-            missing = [o for o in decision.options if o not in learnt]
+            learned = self.options[decision.name]
+            missing = [o for o in decision.options if o not in learned]
             if missing:
                 raise LatencyTableError(
                     f"learned.options: {decision.name} has no {missing[0]!r}; learn the device again"
                 )
-            maps.append(np.array([*(learnt.index(o) for o in decision.options), INACTIVE]))
+            maps.append(np.array([*(learned.index(o) for o in decision.options), INACTIVE]))
         return maps
 
     def _groups(self, space: SearchSpace, term: Term) -> tuple[tuple[int, ...], Floats]:
@@ -240,43 +267,16 @@ class LearnedLatency:
         if self.correction is not None:
             document["correction"] = {
                 "kernels": [vars(kernel) for kernel in self.correction.kernels],
-                **{name: _pack(getattr(self.correction, name), dtype) for name, dtype in _ARRAYS.items()},
+                **{name: _pack(getattr(self.correction, name), dtype) for name, dtype in _STORED.items()},
             }
         return document
 
-    @classmethod
-    def from_dict(cls, raw: Any, name: str) -> "LearnedLatency":
-        """Undo `to_dict`.
+    def check(self, where: str) -> None:
+        """Refuse parts that do not fit together.
 
         Raises:
-            LatencyTableError: naming the field that is missing or wrong.
+            LatencyTableError: naming `where` and the part.
         """
-        where = f"{name}: learned"
-        try:
-            learnt = cls(
-                method=str(raw["method"]),
-                num_rows=int(raw["num_rows"]),
-                candidates=dict(raw["candidates"]),
-                options={str(k): tuple(v) for k, v in raw["options"].items()},
-                coefficients={str(k): _number(v, f"{where}.coefficients.{k}") for k, v in raw["coefficients"].items()},
-                terms=tuple(_term_from_dict(term, where) for term in raw["terms"]),
-                correction=_correction_from_dict(raw["correction"], where),
-                surrogate=(
-                    None if raw["surrogate"] is None else tuple(_term_from_dict(t, where) for t in raw["surrogate"])
-                ),
-                intercept_ms=_number(raw["intercept_ms"], f"{where}.intercept_ms"),
-                floor_ms=_number(raw["floor_ms"], f"{where}.floor_ms"),
-            )
-        except (KeyError, TypeError, AttributeError, ValueError) as exc:
-            if isinstance(exc, LatencyTableError):
-                raise
-            raise LatencyTableError(
-                f"{where} is incomplete ({type(exc).__name__}: {exc}); learn the device again"
-            ) from None
-        learnt._check(where)
-        return learnt
-
-    def _check(self, where: str) -> None:
         unknown = [k for k in self.coefficients if k not in PHYSICAL and k != "constant"]
         if unknown:
             raise LatencyTableError(f"{where}.coefficients has {unknown[0]!r}; this version knows {sorted(PHYSICAL)}")
@@ -291,7 +291,7 @@ class LearnedLatency:
                 )
         if self.correction is not None:
             rows = len(self.correction.weight_N)
-            arrays = [getattr(self.correction, n) for n in _ARRAYS]
+            arrays = [getattr(self.correction, n) for n in _STORED]
             if not all(np.isfinite(a).all() for a in arrays) or self.correction.tokens_ND.shape != (
                 rows,
                 len(self.options),
@@ -300,12 +300,12 @@ class LearnedLatency:
 
 
 def correction_share(
-    correction: Correction, shape_BS: Floats, tokens_BD: Tokens, to_learnt: Sequence[NDArray[np.int64]]
+    correction: Correction, shape_BS: Floats, tokens_BD: Tokens, to_learned: Sequence[NDArray[np.int64]]
 ) -> Floats:
     """The correction as a share of the physical part, shape [B]."""
     standard_BS = (shape_BS - correction.mean_S) / correction.scale_S
-    learnt_BD = np.stack([table[tokens_BD[:, i]] for i, table in enumerate(to_learnt)], axis=1)
-    kernel_BN = kernel_matrix(correction.kernels, standard_BS, learnt_BD, correction.shape_NS, correction.tokens_ND)
+    learned_BD = np.stack([table[tokens_BD[:, i]] for i, table in enumerate(to_learned)], axis=1)
+    kernel_BN = kernel_matrix(correction.kernels, standard_BS, learned_BD, correction.shape_NS, correction.tokens_ND)
     result: Floats = kernel_BN @ correction.weight_N
     return result
 
@@ -360,67 +360,8 @@ def _merged(
     return tuple(merged.items())
 
 
-_ARRAYS = {
-    "mean_S": "float64",
-    "scale_S": "float64",
-    "shape_NS": "float32",
-    "tokens_ND": "int16",
-    "weight_N": "float64",
-}
-
-
-def _pack(array: NDArray[Any], dtype: str) -> dict[str, Any]:
-    array = array.astype(dtype)
-    return {
-        "dtype": dtype,
-        "shape": list(array.shape),
-        "base64": base64.b64encode(
-            np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<")).tobytes()
-        ).decode(),
-    }
-
-
-def _unpack(raw: Mapping[str, Any], dtype: str) -> NDArray[Any]:
-    if raw["dtype"] != dtype:
-        raise ValueError(f"dtype {raw['dtype']!r}, expected {dtype!r}")
-    data = base64.b64decode(raw["base64"], validate=True)
-    return np.frombuffer(data, dtype=np.dtype(dtype).newbyteorder("<")).reshape(raw["shape"]).astype(dtype)
-
-
-def _correction_from_dict(raw: Any, where: str) -> Correction | None:
-    if raw is None:
-        return None
-    kernels = []
-    for entry in raw["kernels"]:
-        if entry["features"] not in ("shape", "tokens"):
-            raise LatencyTableError(
-                f"{where}.correction: kernel over {entry['features']!r}; known are shape and tokens"
-            )
-        length = _number(entry["length"], f"{where}.correction: length")
-        if length <= 0:
-            raise LatencyTableError(f"{where}.correction: length is {length}; it must be above 0")
-        kernels.append(Kernel(entry["features"], length, _number(entry["weight"], f"{where}.correction: weight")))
-    arrays = {name: _unpack(raw[name], dtype) for name, dtype in _ARRAYS.items()}
-    arrays["shape_NS"] = arrays["shape_NS"].astype(np.float64)
-    return Correction(tuple(kernels), **arrays)
-
-
 def _term_to_dict(term: Term) -> dict[str, Any]:
     return {"decisions": list(term.decisions), "times": term.times, "values": term.values.tolist()}
-
-
-def _term_from_dict(raw: Any, where: str) -> Term:
-    values = np.array(raw["values"], dtype=np.float64)
-    times = raw["times"]
-    if times is not None and not isinstance(times, str):
-        raise LatencyTableError(f"{where}: a term's times is {times!r}; expected a decision's name or null")
-    return Term(tuple(str(d) for d in raw["decisions"]), values, times)
-
-
-def _number(value: Any, what: str) -> float:
-    if not is_number(value):
-        raise LatencyTableError(f"{what} is {value!r}; expected a finite number")
-    return float(value)
 
 
 def joint_terms(space: SearchSpace) -> list[tuple[tuple[str, ...], str | None]]:

@@ -1,8 +1,10 @@
-"""What each next option commits a half-made architecture to: the slack mask that keeps raw samples within budget.
+"""The slack mask, which keeps raw samples within budget by the least cost that each next option commits them to.
 
-While an architecture is built decision by decision, the *floor* is the cost of its cheapest completion. Choosing an
-option raises the floor by a known step; an option whose step no longer fits the budget is masked. The steps stand in
-one flat table that numpy, torch and an ONNX graph index alike:
+While an architecture is built decision by decision, its *lower bound* is the cost of its cheapest completion. Choosing
+an option raises the bound by a known step; an option whose step no longer fits the budget is masked. So a constraint
+masks invalid actions of a policy (Huang and Ontanon, 2022, arXiv:2006.14171), as a cost-to-go computed backwards, by
+dynamic programming, as an admissible heuristic is (Pearl, 1984). The steps stand in one flat table that numpy, torch
+and an ONNX graph index alike:
 
     row   = offset_t + radix-number of the earlier tokens that matter (+1 where one may be inactive, so that this is 0)
     step  = flat[row * width_t + option]
@@ -24,11 +26,13 @@ FORBIDDEN = np.float32(np.inf)
 
 @dataclass(frozen=True)
 class SlackTable:
-    """Floor steps of a space under K additive costs, all float32 or int64 so that every runtime agrees bit for bit.
+    """Steps of the lower bound of a space under K additive costs.
+
+    All float32 or int64, so that every runtime agrees bit for bit.
 
     Attributes:
-        base_K: floor of the empty architecture.
-        steps_RK: floor step per table entry; inf where the option does not exist there.
+        base_K: lower bound of the empty architecture.
+        steps_RK: step of the bound per table entry; inf where the option does not exist there.
         inactive_R: whether the entry's context makes its decision inactive; then the first option, at no cost, is the
             only way to go.
         offset_D: stride_DD[t] @ (tokens + 1) away is the entry of decision t; below its first one where a token of its
@@ -46,7 +50,7 @@ class SlackTable:
 
     @classmethod
     def build(cls, space: SearchSpace, costs: Sequence[GroupedCost]) -> "SlackTable":
-        """Tabulate a space; exact when a group's later decisions do not reach into other groups, else a lower bound.
+        """Tabulate a space: exact when a group's later decisions do not reach into other groups, else a lower bound.
 
         An infinite cost forbids a combination: its last option is masked under any limit.
         """
@@ -54,7 +58,7 @@ class SlackTable:
         count = len(space.decisions)
         base_K = np.array(
             [
-                cost.constant + sum(group.floor(()) for group in its_groups)
+                cost.constant + sum(group.lower_bound(()) for group in its_groups)
                 for cost, its_groups in zip(costs, groups, strict=True)
             ]
         )
@@ -84,9 +88,9 @@ class SlackTable:
                     continue
                 block[row] = 0.0
                 for k, g in touched:
-                    before = g.floor(tuple(known[i] for i in g.closure if i < t))
+                    before = g.lower_bound(tuple(known[i] for i in g.closure if i < t))
                     for option in range(width):
-                        after = g.floor((*(known[i] for i in g.closure if i < t), option))
+                        after = g.lower_bound((*(known[i] for i in g.closure if i < t), option))
                         block[row, option, k] += after - before if np.isfinite(before) else np.inf
             blocks.append(block.reshape(-1, len(costs)))
             inactive_blocks.append(inactive.ravel())
@@ -106,22 +110,25 @@ class SlackTable:
         return self.offset_D + (tokens_BD + 1) @ self.stride_DD.T
 
     def option_steps(self, tokens_BD: Tokens) -> NDArray[np.float32]:
-        """Floor steps of every option at every decision of given architectures, shape [B, D, C, K]."""
+        """Steps of every option at every decision of given architectures, shape [B, D, C, K]."""
         options_C = np.arange(int(self.width_D.max()))
         entries_BDC = self.entries(tokens_BD)[..., np.newaxis] + options_C
         steps: NDArray[np.float32] = self.steps_RK[np.minimum(entries_BDC, len(self.steps_RK) - 1)]
         steps[:, options_C[np.newaxis] >= self.width_D[:, np.newaxis]] = FORBIDDEN
         return steps
 
-    def floors(self, tokens_BD: Tokens) -> NDArray[np.float32]:
-        """Cheapest completion before each decision, shape [B, D, K]; summed in decision order, as the decoder does."""
+    def lower_bounds(self, tokens_BD: Tokens) -> NDArray[np.float32]:
+        """Cost of the cheapest completion before each decision, shape [B, D, K].
+
+        Summed in the order of the decisions, as the decoder does.
+        """
         steps_BDK = self.steps_RK[self.entries(tokens_BD) + np.maximum(tokens_BD, 0)]
-        floors = np.empty_like(steps_BDK)
-        floor_BK = np.broadcast_to(self.base_K, steps_BDK[:, 0].shape)
+        bounds_BDK = np.empty_like(steps_BDK)
+        bound_BK = np.broadcast_to(self.base_K, steps_BDK[:, 0].shape)
         for t in range(tokens_BD.shape[1]):
-            floors[:, t] = floor_BK
-            floor_BK = floor_BK + steps_BDK[:, t]
-        return floors
+            bounds_BDK[:, t] = bound_BK
+            bound_BK = bound_BK + steps_BDK[:, t]
+        return bounds_BDK
 
 
 class _Group:
@@ -133,15 +140,15 @@ class _Group:
         rows = space.assignments([space.decisions[i].name for i in self.closure])
         columns = tuple(rows[:, self.closure.index(i)] for i in indices)
         values = np.broadcast_to(table[columns], len(rows))
-        self._floors: dict[tuple[int, ...], float] = {}
+        self._least: dict[tuple[int, ...], float] = {}
         for row, value in zip(rows, values, strict=True):
             for length in range(len(self.closure) + 1):
                 prefix = tuple(int(token) for token in row[:length])
-                self._floors[prefix] = min(float(value), self._floors.get(prefix, np.inf))
+                self._least[prefix] = min(float(value), self._least.get(prefix, np.inf))
 
-    def floor(self, prefix: tuple[int, ...]) -> float:
+    def lower_bound(self, prefix: tuple[int, ...]) -> float:
         """Least cost over completions of the closure's first tokens."""
-        return self._floors[prefix]
+        return self._least[prefix]
 
 
 assert INACTIVE == -1, "entries() counts on token + 1 being 0 for an inactive decision"

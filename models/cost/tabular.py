@@ -1,9 +1,9 @@
-"""What records alone tell of a space without layers: costs looked up where measured, learned where not.
+"""Costs of a space without layers, from records alone: looked up where measured, learned where not.
 
     cost(a) = c + sum over decisions i of s_i(a_i) + sum over pairs i < j of p_ij(a_i, a_j)     unless a was measured
 
-Beside it stands which architectures may be answered at all, and the *floor*: a cost that never exceeds the real one,
-for the slack mask (models/cost/slack.py). Up to MAX_JOINT combinations the floor is the cost itself.
+Beside it stands which architectures may be answered at all, and a *lower bound* of the cost for the slack mask
+(models/cost/slack.py). Up to MAX_JOINT combinations the bound is the cost itself.
 
 Axis letters: N = architectures, D = decisions, R = measured rows.
 """
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from pnag.models.cost.additive import GroupedCost, macs_cost, params_cost, peak_activations_cost
 from pnag.models.cost.latency_table import LatencyTable
-from pnag.models.errors import BundleError, EncodingError
-from pnag.models.files import is_number, read_json_object
+from pnag.models.errors import BundleError
+from pnag.models.files import Number, check_version, parse_object, read_json_object
 from pnag.models.space.search_space import INACTIVE, SearchSpace, Tokens
 
 Floats = NDArray[np.float64]
@@ -40,11 +40,8 @@ class Rows:
     def __init__(self, space: SearchSpace, tokens_RD: Tokens) -> None:
         radices = [int(n) + 1 for n in space.num_options_D]
         self._is_small = math.prod(radices) < 2**62
-        self._strides_D = (
-            np.array([math.prod(radices[i + 1 :]) for i in range(len(radices))], dtype=np.int64)
-            if (self._is_small)
-            else np.zeros(0, dtype=np.int64)
-        )
+        strides = [math.prod(radices[i + 1 :]) for i in range(len(radices))] if self._is_small else []
+        self._strides_D = np.array(strides, dtype=np.int64)
         keys_R = self._keys(tokens_RD)
         self._order_R = np.argsort(keys_R, kind="stable")
         self._keys_R = keys_R[self._order_R]
@@ -68,7 +65,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class TableCosts:
-    """`table_costs.json`: what a bundle of a table-only space adds to its latency table.
+    """Costs of a table-only space that its bundle adds to the latency table (`table_costs.json`).
 
     Attributes:
         encodings, tokens_RD: the listed architectures.
@@ -84,7 +81,7 @@ class TableCosts:
     is_restricted: bool = False
 
     def without_latency(self) -> "TableCosts":
-        """The same for a device with a latency table of its own."""
+        """Copy for a device with a latency table of its own."""
         measured = {c: v for c, v in self.measured.items() if c != "latency_ms"}
         return replace(self, measured=measured, learned={c: v for c, v in self.learned.items() if c != "latency_ms"})
 
@@ -108,36 +105,54 @@ class TableCosts:
             BundleError: naming what does not fit the space.
         """
         document = read_json_object(data, where, BundleError)
-        if document.get("format_version") != FORMAT_VERSION:
-            raise BundleError(
-                f"{where}: format_version is {document.get('format_version')!r}; this pnag reads {FORMAT_VERSION}"
-            )
+        check_version(document, FORMAT_VERSION, where, BundleError)
+        stored = parse_object(_Document, document, where, BundleError)
+        columns = stored.columns[1:]
         try:
-            learned = {str(c): _cost_from_dict(space, raw) for c, raw in document["learned"].items()}
-            columns = [str(c) for c in document["columns"][1:]]
-            rows = document["rows"]
-            encodings = tuple(str(row[0]) for row in rows)
+            learned = {column: _restored(space, cost) for column, cost in stored.learned.items()}
+            encodings = tuple(str(row[0]) for row in stored.rows)
             tokens = [space.decode(encoding) for encoding in encodings]
-            values = np.array([row[1:] for row in rows], dtype=np.float64).reshape(len(rows), len(columns))
-        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as exc:
-            detail = exc if isinstance(exc, EncodingError) else repr(exc)
-            raise BundleError(f"{where}: does not fit the search space ({detail}); train the bundle again") from None
+            values = np.array([row[1:] for row in stored.rows], dtype=np.float64).reshape(len(tokens), len(columns))
+        except (TypeError, IndexError, ValueError) as exc:
+            raise BundleError(f"{where}: does not fit the search space ({exc}); train the bundle again") from None
         tokens_RD = np.stack(tokens) if tokens else np.zeros((0, len(space.decisions)), dtype=np.int64)
         measured = {c: values[:, i] for i, c in enumerate(columns)}
-        return cls(encodings, tokens_RD, measured, learned, document.get("is_restricted") is True)
+        return cls(encodings, tokens_RD, measured, learned, stored.is_restricted)
+
+
+@dataclass(frozen=True)
+class _Group:
+    decisions: tuple[str, ...]
+    values: list[Any]
+
+
+@dataclass(frozen=True)
+class _Cost:
+    constant: Number
+    groups: tuple[_Group, ...]
+
+
+@dataclass(frozen=True)
+class _Document:
+    """The content of `table_costs.json`."""
+
+    learned: dict[str, _Cost]
+    columns: list[str]
+    rows: list[list[Any]]
+    is_restricted: bool = False
 
 
 @dataclass(frozen=True)
 class NetworkCosts:
-    """Everything that an architecture is limited by, whatever it is known from; None where it is unknown.
+    """Costs that an architecture is limited by, whatever they are known from; None where unknown.
 
     Attributes:
         latency_ms, macs, params, peak_activations: tokens [N, D] -> [N].
         allowed: which architectures may be answered, [N].
         measured_accuracy: accuracy where it is looked up instead of predicted, NaN elsewhere; None = always predicted.
         listed_ND: the only architectures that may be answered, shape [R, D]; None = any that is allowed.
-        floors: makes a lower bound of each column of COLUMNS that adds up over groups of decisions, infinite where
-            forbidden; only training needs it.
+        lower_bounds: makes, of each column of COLUMNS, a lower bound that adds up over groups of decisions, infinite
+            where forbidden; only training needs it.
     """
 
     latency_ms: Cost
@@ -147,7 +162,7 @@ class NetworkCosts:
     allowed: Callable[[Tokens], NDArray[np.bool_]]
     measured_accuracy: Cost | None
     listed_ND: Tokens | None
-    floors: Callable[[], tuple[GroupedCost, ...]]
+    lower_bounds: Callable[[], tuple[GroupedCost, ...]]
 
     @classmethod
     def of(cls, space: SearchSpace, table: LatencyTable, recorded: TableCosts | None) -> "NetworkCosts":
@@ -193,7 +208,7 @@ class _Recorded:
             allowed=self._allowed,
             measured_accuracy=None if accuracy_R is None else lambda tokens_ND: self._look_up(accuracy_R, tokens_ND),
             listed_ND=recorded.tokens_RD if recorded.is_restricted else None,
-            floors=lambda: tuple(self._floor(column) for column in COLUMNS),
+            lower_bounds=lambda: tuple(self._lower_bound(column) for column in COLUMNS),
         )
 
     def _allowed(self, tokens_ND: Tokens) -> NDArray[np.bool_]:
@@ -219,16 +234,16 @@ class _Recorded:
     def _bounded(self, column: str) -> Cost:
         if self._is_joint:
             return lambda tokens_ND: self._cost(column, tokens_ND)
-        floor = self._floor(column)
-        # The mask lets nothing through below its floor; so that it never hides a network, no cost may lie below either.
-        plain = GroupedCost([g for g in floor.groups if np.isfinite(g[1]).all()], constant=floor.constant)
+        bound = self._lower_bound(column)
+        # The mask lets nothing through below its bound; so that it never hides a network, no cost may lie below either.
+        plain = GroupedCost([g for g in bound.groups if np.isfinite(g[1]).all()], constant=bound.constant)
         return lambda tokens_ND: np.maximum(self._cost(column, tokens_ND), plain(tokens_ND))
 
     @cached_property
     def _is_joint(self) -> bool:
         return math.prod(int(n) + 1 for n in self.space.num_options_D) <= MAX_JOINT
 
-    def _floor(self, column: str) -> GroupedCost:
+    def _lower_bound(self, column: str) -> GroupedCost:
         is_primary, is_known = column == COLUMNS[0], column in self.learned
         if self._is_joint:
             if not is_known and not is_primary:
@@ -275,7 +290,7 @@ def additive_layers(space: SearchSpace, cost: GroupedCost) -> tuple[float, dict[
     constant, layers = additive.constant, dict[str, float]()
     for (index,), values in additive.groups:
         decision = space.decisions[index]
-        # What every network pays is no option's; a conditional decision that sleeps costs nothing.
+        # What every network pays is no option's; a conditional decision that is inactive costs nothing.
         least = float(values[:-1].min()) if not decision.active_if else min(float(values.min()), float(values[-1]))
         constant += least
         layers |= {
@@ -311,21 +326,16 @@ def _cost_to_dict(space: SearchSpace, cost: GroupedCost) -> dict[str, Any]:
     }
 
 
-def _cost_from_dict(space: SearchSpace, raw: Mapping[str, Any]) -> GroupedCost:
-    constant = raw["constant"]
-    if not is_number(constant):
-        raise ValueError(f"constant is {constant!r}")
+def _restored(space: SearchSpace, cost: _Cost) -> GroupedCost:
     groups = []
-    for entry in raw["groups"]:
-        indices = tuple(space.index(str(name)) for name in entry["decisions"])
-        values = np.array(entry["values"], dtype=np.float64)
+    for group in cost.groups:
+        indices = tuple(space.index(name) for name in group.decisions)
+        values = np.array(group.values, dtype=np.float64)
         shape = tuple(int(space.num_options_D[i]) + 1 for i in indices)
         if values.shape != shape or len(indices) not in (1, 2) or not np.isfinite(values).all():
-            raise ValueError(
-                f"values of {entry['decisions']} have shape {values.shape}, not {shape}, or are not finite"
-            )
+            raise ValueError(f"values of {group.decisions} have shape {values.shape}, not {shape}, or are not finite")
         groups.append((indices, values))
-    return GroupedCost(groups, constant=float(constant))
+    return GroupedCost(groups, constant=cost.constant)
 
 
 assert INACTIVE == -1, "Rows and GroupedCost count on token -1 being the place before the first, or the last"

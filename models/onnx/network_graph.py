@@ -1,7 +1,7 @@
 """ONNX graphs of networks made of `Layer`s, without torch and without onnx: the service writes them too.
 
-A `GraphBuilder` knows which operators a layer is, with batch norm folded into each convolution's weight and bias, as
-every inference export does. Where weights come from is for its sub-classes: measured ones (here), random ones
+A `NetworkBuilder` knows which operators a layer is, with batch norm folded into each convolution's weight and bias, as
+every inference export does. Where weights come from is for its sub-classes: trained ones (here), random ones
 (trainer/latency/graphs.py). `serialize` writes ONNX's protobuf by hand; only the handful of fields that graphs like
 these need.
 """
@@ -39,7 +39,7 @@ class Node:
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
-class GraphBuilder(ABC):
+class NetworkBuilder(ABC):
     """Appends nodes to a graph; `tensor` names the current end, `shape` is its shape."""
 
     def __init__(self, input_name: str, shape: Shape) -> None:
@@ -79,19 +79,15 @@ class GraphBuilder(ABC):
             self._mbconv(layer)
             return
         if layer.has_pool:
-            self._set(self.add("GlobalAveragePool", [self.tensor]), (*self.shape[:2], 1, 1))
+            self.go_to(self.add("GlobalAveragePool", [self.tensor]), (*self.shape[:2], 1, 1))
         if layer.kind == "conv":
-            self._conv(layer.out_channels, layer.kernel_size, layer.stride, layer.activation)
+            self.conv(layer.out_channels, layer.kernel_size, layer.stride, layer.activation)
         else:
             self._linear(layer.out_channels)
 
-    def conv(self, out_channels: int, kernel_size: int, stride: int = 1, activation: Activation = "none") -> None:
-        """Convolution (batch norm folded) and activation at the current end."""
-        self._conv(out_channels, kernel_size, stride, activation)
-
-    def go_to(self, tensor: str, shape: tuple[int, ...]) -> None:
-        """Make an earlier tensor the current end, to branch off it."""
-        self._set(tensor, shape)
+    def go_to(self, tensor: str, shape: tuple[Any, ...]) -> None:
+        """Make a tensor the current end, e.g. an earlier one to branch off it."""
+        self.tensor, self.shape = tensor, shape
 
     def add(self, operator: str, inputs: list[str], **attributes: Any) -> str:
         """Add an operator and return the name of its output."""
@@ -107,26 +103,33 @@ class GraphBuilder(ABC):
     def _mbconv(self, layer: Layer) -> None:
         shortcut = self.tensor
         if layer.expanded_channels != layer.in_channels:
-            self._conv(layer.expanded_channels, 1, 1, layer.activation)
-        self._conv(layer.expanded_channels, layer.kernel_size, layer.stride, layer.activation, depthwise=True)
+            self.conv(layer.expanded_channels, 1, 1, layer.activation)
+        self.conv(layer.expanded_channels, layer.kernel_size, layer.stride, layer.activation, depthwise=True)
         if layer.squeeze_channels:
             self._squeeze_excite(layer.squeeze_channels)
-        self._conv(layer.out_channels, 1, 1, "none")
+        self.conv(layer.out_channels, 1)
         if layer.has_residual:
             self.tensor = self.add("Add", [self.tensor, shortcut])
 
     def _squeeze_excite(self, squeeze_channels: int) -> None:
         features, shape = self.tensor, self.shape
-        self._set(self.add("GlobalAveragePool", [features]), (*shape[:2], 1, 1))
-        self._conv(squeeze_channels, 1, 1, "relu")
-        self._conv(shape[1], 1, 1, "none")
+        self.go_to(self.add("GlobalAveragePool", [features]), (*shape[:2], 1, 1))
+        self.conv(squeeze_channels, 1, 1, "relu")
+        self.conv(shape[1], 1)
         # MobileNetV3's gate is relu6(x + 3) / 6; ONNX's default slope is 0.2.
         gate = self.add("HardSigmoid", [self.tensor], alpha=1 / 6, beta=0.5)
-        self._set(self.add("Mul", [features, gate]), shape)
+        self.go_to(self.add("Mul", [features, gate]), shape)
 
-    def _conv(
-        self, out_channels: int, kernel_size: int, stride: int, activation: Activation, *, depthwise: bool = False
+    def conv(
+        self,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        activation: Activation = "none",
+        *,
+        depthwise: bool = False,
     ) -> None:
+        """Append a convolution, batch norm folded, and its activation."""
         batch, in_channels, size, _ = self.shape
         per_group = 1 if depthwise else in_channels
         fan_in = per_group * kernel_size**2
@@ -140,7 +143,7 @@ class GraphBuilder(ABC):
             group=in_channels if depthwise else 1,
         )
         out_size = -(-size // stride)
-        self._set(output, (batch, out_channels, out_size, out_size))
+        self.go_to(output, (batch, out_channels, out_size, out_size))
         if activation == "relu":
             self.tensor = self.add("Relu", [self.tensor])
         elif activation == "h_swish":
@@ -152,13 +155,10 @@ class GraphBuilder(ABC):
         weight = self.weight((out_features, in_features), (1 / in_features) ** 0.5)
         # transB: a linear layer stores its weight as [out, in], and so do the exporters.
         output = self.add("Gemm", [flat, weight, self.weight((out_features,), 0.1)], transB=1)
-        self._set(output, (batch, out_features))
-
-    def _set(self, tensor: str, shape: tuple[Any, ...]) -> None:
-        self.tensor, self.shape = tensor, shape
+        self.go_to(output, (batch, out_features))
 
 
-class _MeasuredBuilder(GraphBuilder):
+class _TrainedBuilder(NetworkBuilder):
     """Takes its weights from a list, in the order in which they are asked for."""
 
     def __init__(self, shape: Shape, arrays: Iterator[Floats]) -> None:
@@ -190,7 +190,7 @@ def network_model(layers: Sequence[Layer], arrays: Sequence[Floats], metadata: M
     first = layers[0] if layers else None
     shape: Shape = ("batch", first.in_channels, first.input_size, first.input_size) if first else ()
     rest = iter(arrays)
-    builder = _MeasuredBuilder(shape, rest)
+    builder = _TrainedBuilder(shape, rest)
     builder.append_all(layers)
     left = sum(1 for _ in rest)
     if left:

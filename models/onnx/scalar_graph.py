@@ -1,4 +1,7 @@
-"""Writing ONNX graphs by hand, one formula line per node: small, quick to export, the same on every machine."""
+"""ONNX graphs of formulas, one line per node: small, quick to export, the same on every machine.
+
+Needs `onnx`, so the service must not import it; graphs of networks are in `network_graph.py`, which does not.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,13 +11,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-OPSET = 17
-IR_VERSION = 8
-"""Old enough for every onnxruntime that the service admits."""
+from pnag.models.onnx.network_graph import IR_VERSION, OPSET
 
 
 class GraphBuilder:
-    """Each call adds a node and returns its output's name. A `body` writes the inside of a Scan."""
+    """Appends operators, each call returning its output's name."""
 
     def __init__(self, prefix: str = "") -> None:
         self._prefix = prefix

@@ -1,10 +1,10 @@
-"""The budget-conditioned generator: an LSTM policy that writes an architecture decision by decision, and its ONNX twin.
+"""The budget-conditioned generator: an LSTM policy that writes an architecture decision by decision.
 
     p(architecture | B) = prod over t of p(token_t | token_<t, B)                              (PNAG, section 3.1)
 
 At each step the policy sees the previous token, the budget's features (u = (B - min) / (max - min): u, sqrt u,
-log(u + .02) / 3 and nine radial bumps), and the slack: what the budget leaves above the cheapest completion. Options
-that no longer fit any limit are masked (models/cost/slack.py), so raw samples keep the budget.
+log(u + 0.02) / 3 and nine radial basis functions), and the slack: what the budget leaves above the cheapest
+completion. Options that no longer fit any limit are masked (models/cost/slack.py), so raw samples keep the budget.
 
 Axis letters: N = architectures, D = decisions, C = options of the widest decision, K = costs, H = hidden units,
 E = width of the LSTM's input, V = tokens over all decisions and one for "inactive", P = budget features.
@@ -20,22 +20,22 @@ from torch import Tensor, nn
 from pnag.models.cost.slack import SlackTable
 from pnag.models.space.search_space import INACTIVE, SearchSpace, Tokens
 
-BUMP_CENTRES = np.linspace(0.0, 1.0, 9)
-BUMP_WIDTH = 0.12
-NUM_BUDGET_FEATURES = 3 + len(BUMP_CENTRES)
+RBF_CENTRES = np.linspace(0.0, 1.0, 9)
+RBF_WIDTH = 0.12
+NUM_BUDGET_FEATURES = 3 + len(RBF_CENTRES)
 NUM_SLACK_FEATURES = 3
 
 
 def budget_features(budget_N: Tensor, low: float, high: float) -> Tensor:
     """Features of any real budget, shape [N, P]; budgets outside the range look like its ends."""
     u_N1 = ((budget_N - low) / (high - low)).clamp(0, 1).unsqueeze(1)
-    bumps = torch.exp(-0.5 * ((u_N1 - torch.tensor(BUMP_CENTRES, dtype=u_N1.dtype)) / BUMP_WIDTH) ** 2)
-    return torch.cat([u_N1, u_N1.sqrt(), torch.log(u_N1 + 0.02) / 3, bumps], dim=1)
+    basis_NP = torch.exp(-0.5 * ((u_N1 - torch.tensor(RBF_CENTRES, dtype=u_N1.dtype)) / RBF_WIDTH) ** 2)
+    return torch.cat([u_N1, u_N1.sqrt(), torch.log(u_N1 + 0.02) / 3, basis_NP], dim=1)
 
 
-def slack_features(limit_N: Tensor, floor_N: Tensor, low: float, high: float) -> Tensor:
-    """What is left of the budget above the cheapest completion, as a share of the range; shape [..., 3]."""
-    s = ((limit_N - floor_N) / (high - low)).clamp(0, 1).unsqueeze(-1)
+def slack_features(limit_N: Tensor, bound_N: Tensor, low: float, high: float) -> Tensor:
+    """Budget left above the cheapest completion, as a share of the range; shape [..., 3]."""
+    s = ((limit_N - bound_N) / (high - low)).clamp(0, 1).unsqueeze(-1)
     return torch.cat([s, s.sqrt(), torch.log(s + 0.02) / 3], dim=-1)
 
 
@@ -84,15 +84,15 @@ class Generator(nn.Module):
 
     def masked_logits(self, tokens_ND: Tokens, limits_NK: NDArray[np.float32]) -> Tensor:
         """Logits at every decision given the tokens before it, shape [N, D, C]; -inf where an option does not fit."""
-        floors_NDK = self.slack.floors(tokens_ND)
-        reached_NDCK = floors_NDK[:, :, np.newaxis] + self.slack.option_steps(tokens_ND)
+        bounds_NDK = self.slack.lower_bounds(tokens_ND)
+        reached_NDCK = bounds_NDK[:, :, np.newaxis] + self.slack.option_steps(tokens_ND)
         fits_NDC = torch.from_numpy(np.all(reached_NDCK <= limits_NK[:, np.newaxis, np.newaxis], axis=3))
         limit_N = torch.from_numpy(limits_NK[:, 0].copy())
         rows_ND = torch.from_numpy(self.token_rows(tokens_ND))
         previous_NDE = torch.cat(
             [torch.zeros(len(tokens_ND), 1, self.embedding), self.token_VE[rows_ND[:, :-1]]], dim=1
         )
-        slack_NDP = slack_features(limit_N.unsqueeze(1), torch.from_numpy(floors_NDK[:, :, 0]), self.low, self.high)
+        slack_NDP = slack_features(limit_N.unsqueeze(1), torch.from_numpy(bounds_NDK[:, :, 0]), self.low, self.high)
         budget_N1E = self.budget_input(budget_features(limit_N, self.low, self.high)).unsqueeze(1)
         hidden_NDH, _ = self.lstm(previous_NDE + self.step_DE + budget_N1E + self.slack_input(slack_NDP))
         logits_NDC = torch.einsum("ndh,dhc->ndc", hidden_NDH, self.head_DHC) + self.head_DC
@@ -110,22 +110,22 @@ class Generator(nn.Module):
         strides_DD = torch.from_numpy(self.slack.stride_DD)
         options_C = torch.arange(self.width)
         rows_N = torch.arange(count)
-        floor_NK = torch.from_numpy(self.slack.base_K).expand(count, -1)
+        bound_NK = torch.from_numpy(self.slack.base_K).expand(count, -1)
         chosen_ND = torch.zeros(count, num_decisions, dtype=torch.int64)  # token + 1
         previous_NE = torch.zeros(count, self.embedding)
         state = (torch.zeros(1, count, self.hidden), torch.zeros(1, count, self.hidden))
         budget_NE = self.budget_input(budget_features(limits[:, 0], self.low, self.high))
         for t in range(num_decisions):
-            slack_NP = slack_features(limits[:, 0], floor_NK[:, 0], self.low, self.high)
+            slack_NP = slack_features(limits[:, 0], bound_NK[:, 0], self.low, self.high)
             input_NE = previous_NE + self.step_DE[t] + budget_NE + self.slack_input(slack_NP)
             hidden_N1H, state = self.lstm(input_NE.unsqueeze(1), state)
             entry_N = int(self.slack.offset_D[t]) + (chosen_ND * strides_DD[t]).sum(dim=1)
             entry_NC = (entry_N.unsqueeze(1) + options_C).clamp(max=len(steps_RK) - 1)
-            reached_NCK = floor_NK.unsqueeze(1) + steps_RK[entry_NC]
+            reached_NCK = bound_NK.unsqueeze(1) + steps_RK[entry_NC]
             fits_NC = (reached_NCK <= limits.unsqueeze(1)).all(dim=2) & (options_C < int(self.slack.width_D[t]))
             logits_NC = hidden_N1H[:, 0] @ self.head_DHC[t] + self.head_DC[t] + torch.from_numpy(noise_NDC[:, t])
             token_N = logits_NC.masked_fill(~fits_NC, -math.inf).argmax(dim=1)
-            floor_NK = reached_NCK[rows_N, token_N]
+            bound_NK = reached_NCK[rows_N, token_N]
             token_N = torch.where(inactive_R[entry_N], INACTIVE, token_N)
             chosen_ND[:, t] = token_N + 1
             previous_NE = self.token_VE[

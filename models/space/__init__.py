@@ -1,1 +1,1 @@
-"""What an architecture is: decisions, encodings, layers, and the spaces that ship."""
+"""Search spaces: decisions, encodings, layers, and the spaces that ship."""

@@ -1,4 +1,4 @@
-"""What a network is made of, and what each piece costs without measuring: MACs, parameters, activation memory.
+"""Layers that a network is made of, with their MACs, parameters and activation memory.
 
 A `Layer` is the unit of cost: the smallest piece that a latency table times on its own. Knows nothing of search spaces.
 

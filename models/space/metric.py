@@ -1,4 +1,4 @@
-"""What "better" means where it is not top-1 accuracy: any measured number, to raise or to lower.
+"""Metrics that take the place of top-1 accuracy: any measured number, to raise or to lower.
 
 The evaluator learns y = -log(1 - accuracy). A metric is mapped to a fraction so that y is linear in it: the worst
 record gets y = 1, the best y = 3, and what lies outside stays in order.
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pnag.models.errors import SearchSpaceError
-from pnag.models.files import is_number
+from pnag.models.files import Number, parse_object
 
 Floats = NDArray[np.float64]
 
@@ -44,11 +44,11 @@ class Metric:
     name: str
     goal: Literal["maximise", "minimise"] = "maximise"
     unit: str = ""
-    worst: float | None = None
-    best: float | None = None
+    worst: Number | None = None
+    best: Number | None = None
 
     def fitted(self, values: Floats) -> "Metric":
-        """The same metric with the range of measured values."""
+        """Copy with the range of measured values."""
         low, high = float(values.min()), float(values.max())
         worst, best = (high, low) if self.goal == "minimise" else (low, high)
         return Metric(self.column, self.name, self.goal, self.unit, worst, best)
@@ -82,15 +82,8 @@ class Metric:
         Raises:
             SearchSpaceError: if a field is missing or of the wrong kind.
         """
-        column, goal = document.get("column"), document.get("goal", "maximise")
-        worst, best = document.get("worst"), document.get("best")
-        if not isinstance(column, str) or not column:
-            raise SearchSpaceError(f"metric: column is {column!r}; name the records' column that holds it")
-        if goal not in ("maximise", "minimise"):
-            raise SearchSpaceError(f"metric: goal is {goal!r}; choose from maximise, minimise")
-        if not all(end is None or is_number(end) for end in (worst, best)):
-            raise SearchSpaceError(f"metric: worst and best are {worst!r} and {best!r}; expected numbers")
-        return cls(column, str(document.get("name") or column), goal, str(document.get("unit") or ""), worst, best)
+        given = {key: value for key, value in document.items() if value not in (None, "")}
+        return parse_object(cls, {"name": given.get("column"), **given}, "metric", SearchSpaceError)
 
     def _range(self) -> tuple[float, float]:
         assert self.worst is not None, "fitted on records first"

@@ -79,15 +79,8 @@ class OfaMobileNetV3(SearchSpace):
 
     def depth_features(self, tokens_BD: Tokens) -> NDArray[np.float64]:
         """Depth of each unit and in all, shape [B, 6]."""
-        depths_BU = np.stack(
-            [
-                np.array(self.decisions[self.index(f"unit{u}.depth")].options)[
-                    tokens_BD[:, self.index(f"unit{u}.depth")]
-                ]
-                for u in range(1, NUM_UNITS + 1)
-            ],
-            axis=1,
-        )
+        units = [self.index(f"unit{u}.depth") for u in range(1, NUM_UNITS + 1)]
+        depths_BU = np.stack([np.array(self.decisions[i].options)[tokens_BD[:, i]] for i in units], axis=1)
         return np.concatenate([depths_BU, depths_BU.sum(axis=1, keepdims=True)], axis=1).astype(np.float64)
 
     def _numbers(self, text: str, field: str, count: int) -> list[int]:

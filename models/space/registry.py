@@ -1,4 +1,4 @@
-"""The search spaces by name: those that ship, those that packages add, and those that a document describes.
+"""Search spaces by name: those that ship, those that packages add, and those that a document describes.
 
 A package adds spaces with an entry point in the group `pnag.search_spaces`: its name is the space's, its value a
 function without arguments that returns a `SearchSpace` (docs/write-a-search-space.md; `pnag spaces check NAME`).

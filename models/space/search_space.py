@@ -1,12 +1,13 @@
-"""What an architecture is: categorical decisions, when each counts, and the layers they stand for.
+"""Search spaces: categorical decisions, when each is active, and the layers they stand for.
 
 Axis letters: B = architectures in a batch, D = decisions of the space. A token is an option's index, -1 where the
 decision is inactive. Knows nothing of latency, accuracy or files.
 """
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -72,7 +73,7 @@ class SearchSpace(ABC):
     """
 
     has_layers = True
-    """Whether MACs and parameters follow from an architecture; without layers, costs come from records alone."""
+    """MACs and parameters follow from an architecture; without layers, costs come from records alone."""
 
     def __init__(self, name: str, decisions: Sequence[Decision], cost_groups: Sequence[CostGroup]) -> None:
         self.name = name
@@ -94,12 +95,12 @@ class SearchSpace(ABC):
         return {"choices": {d.name: v for d, v in zip(self.decisions, values, strict=True) if v is not None}}
 
     def depth_features(self, tokens_BD: Tokens) -> NDArray[np.float64]:
-        """How deep each part is, shape [B, parts]: the evaluator's coarse view. Default: active decisions."""
+        """Depth of each part, shape [B, parts], a coarse feature for the evaluator. Default: active decisions."""
         depth_B1: NDArray[np.float64] = np.sum(tokens_BD != INACTIVE, axis=1, keepdims=True).astype(np.float64)
         return depth_B1
 
     def restrict(self, options: Mapping[str, Sequence[Option]]) -> "SearchSpace":
-        """The same space with fewer options for the named decisions; encodings and layers stay what they are.
+        """Copy with fewer options for the named decisions; encodings and layers stay what they are.
 
         Raises:
             SearchSpaceError: if a decision or an option does not exist, or none is left.
@@ -181,11 +182,11 @@ class SearchSpace(ABC):
             )
 
     def allowed(self, tokens_BD: Tokens) -> NDArray[np.bool_]:
-        """Which canonical rows are architectures, shape [B]: all, unless the space forbids combinations."""
+        """Mask of the canonical rows that are architectures, shape [B]: all, unless the space forbids combinations."""
         return np.ones(len(tokens_BD), dtype=np.bool_)
 
     def active(self, tokens_BD: Tokens) -> NDArray[np.bool_]:
-        """Which decisions count in each row, shape [B, D]."""
+        """Mask of the decisions that are active in each row, shape [B, D]."""
         return self._canonical_and_active(tokens_BD)[1]
 
     def canonical(self, tokens_BD: Tokens) -> Tokens:
@@ -195,21 +196,6 @@ class SearchSpace(ABC):
     def sample(self, count: int, rng: np.random.Generator) -> Tokens:
         """Architectures with every active decision uniform over its options, shape [count, D]."""
         return self.canonical(rng.integers(0, self.num_options_D, size=(count, len(self.decisions))))
-
-    def mutate(self, tokens_BD: Tokens, probability: float, rng: np.random.Generator) -> Tokens:
-        """Redraw each decision with the given probability; what a mutation wakes up is drawn uniformly."""
-        fresh_BD = rng.integers(0, self.num_options_D, size=tokens_BD.shape)
-        redraw_BD = (rng.random(tokens_BD.shape) < probability) | (tokens_BD == INACTIVE)
-        return self.canonical(np.where(redraw_BD, fresh_BD, tokens_BD))
-
-    def crossover(self, tokens_BD: Tokens, other_BD: Tokens, rng: np.random.Generator) -> Tokens:
-        """Take each decision from either parent with equal chance; where one parent has none, take the other's."""
-        take_other_BD = rng.random(tokens_BD.shape) < 0.5
-        mixed_BD = np.where(take_other_BD, other_BD, tokens_BD)
-        mixed_BD = np.where(mixed_BD == INACTIVE, np.where(take_other_BD, tokens_BD, other_BD), mixed_BD)
-        # A child can wake a decision that neither parent had: option 0 would bias towards small, so draw.
-        fresh_BD = rng.integers(0, self.num_options_D, size=tokens_BD.shape)
-        return self.canonical(np.where(mixed_BD == INACTIVE, fresh_BD, mixed_BD))
 
     # -- layers ------------------------------------------------------------------------------------------------------
 
@@ -223,10 +209,18 @@ class SearchSpace(ABC):
         """Every layer that some architecture of the space uses, each once, in order of first appearance."""
         found: dict[str, Layer] = {}
         for group in self.cost_groups:
-            for tokens in self.assignments(group.decisions):
-                for layer in group.build(*self._option_values(group.decisions, tokens)):
-                    found.setdefault(layer.key, layer)
+            for _, _, layers in self.group_layers(group):
+                found |= {layer.key: layer for layer in layers if layer.key not in found}
         return list(found.values())
+
+    def group_layers(self, group: CostGroup) -> Iterator[tuple[Tokens, list[Option | None], tuple[Layer, ...]]]:
+        """Tokens, option values and layers of every combination of a group's decisions that some network has."""
+        indices = [self.index(name) for name in group.decisions]
+        for tokens in self.assignments(group.decisions):
+            values = [
+                None if t == INACTIVE else self.decisions[i].options[t] for i, t in zip(indices, tokens, strict=True)
+            ]
+            yield tokens, values, group.build(*values)
 
     def assignments(self, names: Sequence[str]) -> Tokens:
         """Every combination of tokens the named decisions take together, inactive as -1, shape [N, len(names)].
@@ -235,17 +229,14 @@ class SearchSpace(ABC):
         """
         closure = sorted(self.ancestors(self.index(name) for name in names))
         partial = np.zeros((1, 0), dtype=np.int64)
-        for position, index in enumerate(closure):
-            decision = self.decisions[index]
+        for index in closure:
+            options_count = len(self.decisions[index].options)
             active = np.ones(len(partial), dtype=np.bool_)
-            for parent, options in decision.active_if.items():
-                allowed = [i for i, o in enumerate(self.decisions[self.index(parent)].options) if o in options]
-                active &= np.isin(partial[:, closure.index(self.index(parent))], allowed)
-            options_count = len(decision.options)
+            for parent, is_allowed in self._activity[index]:
+                active &= is_allowed[partial[:, closure.index(parent)]]
             repeats = np.where(active, options_count, 1)
             column = np.concatenate([np.arange(options_count) if a else [INACTIVE] for a in active])
             partial = np.concatenate([np.repeat(partial, repeats, axis=0), column[:, np.newaxis]], axis=1)
-            assert partial.shape[1] == position + 1
         wanted = partial[:, [closure.index(self.index(name)) for name in names]]
         return np.unique(wanted, axis=0) if wanted.shape[1] else wanted[:1]
 
@@ -262,8 +253,25 @@ class SearchSpace(ABC):
         return self.count_combinations()
 
     def count_combinations(self) -> int:
-        """Distinct canonical token rows."""
-        return _count_architectures(self)
+        """Distinct canonical token rows: a product over families of decisions that depend on each other."""
+        family = list(range(len(self.decisions)))
+        for index, conditions in enumerate(self._activity):
+            for parent, _ in conditions:
+                family = [family[parent] if f == family[index] else f for f in family]
+        parents = {parent for conditions in self._activity for parent, _ in conditions}
+        total = 1
+        for root in set(family):
+            switches = [i for i, f in enumerate(family) if f == root and i in parents]
+            leaves = [i for i, f in enumerate(family) if f == root and i not in parents]
+            total *= sum(
+                math.prod(
+                    len(self.decisions[i].options)
+                    for i in leaves
+                    if self.is_active(i, dict(zip(switches, tokens, strict=True)))
+                )
+                for tokens in self.assignments([self.decisions[i].name for i in switches])
+            )
+        return total
 
     def index(self, name: str) -> int:
         """Position of a decision.
@@ -295,35 +303,24 @@ class SearchSpace(ABC):
         return {d.name: i for i, d in enumerate(self.decisions)}
 
     @cached_property
-    def _activity(self) -> tuple[tuple[tuple[int, frozenset[int]], ...], ...]:
-        """Per decision: (parent's index, the parent's tokens under which it counts)."""
-        return tuple(
-            tuple(
-                (
-                    self._index[parent],
-                    frozenset(i for i, o in enumerate(self.decisions[self._index[parent]].options) if o in options),
-                )
-                for parent, options in d.active_if.items()
-            )
-            for d in self.decisions
-        )
+    def _activity(self) -> tuple[tuple[tuple[int, NDArray[np.bool_]], ...], ...]:
+        """Per decision: (parent's index, by the parent's token whether the decision counts).
 
-    @cached_property
-    def _activity_masks(self) -> tuple[tuple[tuple[int, NDArray[np.bool_]], ...], ...]:
-        """`_activity` with the tokens as a mask, whose last two places stand for too large and for inactive."""
-        masks = []
-        for conditions in self._activity:
-            row = []
-            for parent, allowed in conditions:
-                mask = np.zeros(len(self.decisions[parent].options) + 2, dtype=np.bool_)
-                mask[list(allowed)] = True
-                row.append((parent, mask))
-            masks.append(tuple(row))
-        return tuple(masks)
+        The last two places of such a mask stand for a token that is too large and for inactive.
+        """
+        activity = []
+        for decision in self.decisions:
+            conditions = []
+            for parent, allowed in decision.active_if.items():
+                options = self.decisions[self._index[parent]].options
+                mask = np.array([*(option in allowed for option in options), False, False])
+                conditions.append((self._index[parent], mask))
+            activity.append(tuple(conditions))
+        return tuple(activity)
 
     def is_active(self, index: int, tokens: Tokens | Mapping[int, int]) -> bool:
-        """Whether a decision counts, given the tokens of the decisions it depends on."""
-        return all(tokens[parent] in allowed for parent, allowed in self._activity[index])
+        """Tell whether a decision is active, given the tokens of those it depends on."""
+        return all(is_allowed[tokens[parent]] for parent, is_allowed in self._activity[index])
 
     def ancestors(self, indices: Iterable[int]) -> set[int]:
         """The decisions and all that their activity depends on."""
@@ -340,7 +337,7 @@ class SearchSpace(ABC):
         # Out of range stays out of range, but can be looked up. np.isin costs 50 us a decision, even for one row.
         tokens_BD = np.clip(tokens_BD, INACTIVE, self.num_options_D)
         active_BD = np.ones(tokens_BD.shape, dtype=np.bool_)
-        for index, conditions in enumerate(self._activity_masks):
+        for index, conditions in enumerate(self._activity):
             for parent, is_allowed in conditions:
                 active_BD[:, index] &= is_allowed[tokens_BD[:, parent]]
             if conditions:
@@ -349,12 +346,6 @@ class SearchSpace(ABC):
 
     def _values(self, tokens_D: Tokens) -> list[Option | None]:
         return [None if t == INACTIVE else d.options[t] for d, t in zip(self.decisions, tokens_D, strict=True)]
-
-    def _option_values(self, names: Sequence[str], tokens: Tokens) -> list[Option | None]:
-        return [
-            None if t == INACTIVE else self.decisions[self.index(n)].options[t]
-            for n, t in zip(names, tokens, strict=True)
-        ]
 
     def _check_decisions(self) -> None:
         seen: set[str] = set()
@@ -380,41 +371,9 @@ class SearchSpace(ABC):
             seen.add(decision.name)
 
 
-_DERIVED = {"num_options_D", "num_architectures", "_index", "_activity", "_activity_masks"}
+_DERIVED = {"num_options_D", "num_architectures", "_index", "_activity"}
 """Cached properties that a restricted copy must compute anew."""
 
 
 def _condition(decision: Decision) -> str:
     return " and ".join(f"{parent} in {list(options)}" for parent, options in decision.active_if.items())
-
-
-def _count_architectures(space: SearchSpace) -> int:
-    """Product over independent families of decisions (those tied by activity), each enumerated."""
-    family = list(range(len(space.decisions)))
-    for index, conditions in enumerate(space._activity):
-        for parent, _ in conditions:
-            old, new = family[index], family[parent]
-            family = [new if f == old else f for f in family]
-    total = 1
-    for root in sorted(set(family)):
-        members = [i for i, f in enumerate(family) if f == root]
-        total *= _count_family(space, members, np.full(len(space.decisions), INACTIVE, dtype=np.int64), 0)
-    return total
-
-
-def _count_family(space: SearchSpace, members: list[int], tokens_D: Tokens, position: int) -> int:
-    """Networks among `members` given the tokens chosen so far; only decisions others depend on are branched over."""
-    if position == len(members):
-        return 1
-    index = members[position]
-    if not space.is_active(index, tokens_D):
-        return _count_family(space, members, tokens_D, position + 1)
-    count = len(space.decisions[index].options)
-    if not any(parent == index for conditions in space._activity for parent, _ in conditions):
-        return count * _count_family(space, members, tokens_D, position + 1)
-    total = 0
-    for token in range(count):
-        tokens_D[index] = token
-        total += _count_family(space, members, tokens_D, position + 1)
-    tokens_D[index] = INACTIVE
-    return total

@@ -1,4 +1,4 @@
-"""A space of named options without layers: what its networks are is the user's business, what they cost is measured.
+"""Spaces of named options without layers: the networks are known to their user alone, and their costs are measured.
 
 Encoding: the chosen options in the order of the decisions, joined by the separator; nothing stands for an inactive
 decision: `residual:gat:gcn::skip`. Options are text, always: `3` and `"3"` are one option.
@@ -32,29 +32,13 @@ Rule = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class OptionLayer(Layer):
-    """One option of one decision, as a latency table keys it. It has no shape, so it has no MACs and no parameters."""
+    """One option of one decision, as a latency table keys it. Its sizes are 0, and so are its MACs and parameters."""
 
     name: str = ""
 
     @cached_property
     def key(self) -> str:
         return self.name
-
-    @property
-    def family(self) -> str:
-        return "option"
-
-    @cached_property
-    def macs(self) -> int:
-        return 0
-
-    @cached_property
-    def params(self) -> int:
-        return 0
-
-    @cached_property
-    def peak_activations(self) -> int:
-        return 0
 
 
 class TableSpace(SearchSpace):
@@ -172,12 +156,6 @@ class TableSpace(SearchSpace):
         if not len(found_BD):
             raise SearchSpaceError(f"{self.name}: forbidden leaves (almost) no combination; none was found by chance")
         return found_BD[rng.integers(0, len(found_BD), count)]
-
-    def mutate(self, tokens_BD: Tokens, probability: float, rng: np.random.Generator) -> Tokens:
-        return self._or_parent(super().mutate(tokens_BD, probability, rng), tokens_BD)
-
-    def crossover(self, tokens_BD: Tokens, other_BD: Tokens, rng: np.random.Generator) -> Tokens:
-        return self._or_parent(super().crossover(tokens_BD, other_BD, rng), tokens_BD)
 
     def all_architectures(self) -> Tokens | None:
         """Every architecture, shape [N, D]; None where there are more than MAX_ENUMERATED combinations."""
@@ -309,11 +287,6 @@ class TableSpace(SearchSpace):
                 f"{self.name}: {self.format_values(self._values(tokens_D))} is forbidden: "
                 + " and ".join(f"{name} in {list(options)}" for name, options in rule.items())
             )
-
-    def _or_parent(self, child_BD: Tokens, parent_BD: Tokens) -> Tokens:
-        if not self._rules:
-            return child_BD
-        return np.where(self.allowed(child_BD)[:, np.newaxis], child_BD, parent_BD)
 
     @cached_property
     def _shared(self) -> list[tuple[list[int], int]]:

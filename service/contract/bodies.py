@@ -9,8 +9,8 @@ from weakref import WeakKeyDictionary
 
 import orjson
 
+from pnag.models.answer.question import Answer, Candidate, Prediction
 from pnag.models.answer.recent import Recent
-from pnag.models.answer.runtime import Answer, Candidate, Prediction
 from pnag.models.bundle.bundle import Bundle
 from pnag.models.space.search_space import Architecture, SearchSpace
 from pnag.service.contract.schemas import AnswerBody, ArchitectureBody, BundleRef, CandidateBody, Links, PredictedBody

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pnag.models.answer.runtime import Limits, Query
+from pnag.models.answer.question import Limits, Query
 from pnag.models.errors import InfeasibleBudgetError, PnagError
 from pnag.models.space.search_space import Architecture
 from pnag.service.contract.bodies import answer_body, architecture_body, to_json

@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from cachetools import LRUCache
 
-from pnag.models.answer.runtime import Answer, OnnxGenerator, Query
+from pnag.models.answer.question import Answer, Query
+from pnag.models.answer.runtime import OnnxGenerator
 from pnag.models.bundle.bundle import Bundle
 from pnag.models.errors import BudgetError, BundleError, InfeasibleBudgetError
 from pnag.models.space.search_space import Architecture

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
-import onnxruntime
 
+from pnag.models.answer.sessions import open_session
 from pnag.models.space.layers import Layer
 from pnag.trainer.latency.graphs import INPUT, chain_graph
 
@@ -29,7 +29,7 @@ def count_and_run(layers: Sequence[Layer]) -> tuple[int, int]:
             macs += int(np.prod(output[2:])) * int(np.prod(weights[node.input[1]]))
         elif node.op_type in ("Gemm", "MatMul"):
             macs += int(np.prod(weights[node.input[1]]))
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = open_session(model.SerializeToString())
     (logits,) = session.run(None, {INPUT: np.zeros(shapes[INPUT], dtype=np.float32)})
     assert np.isfinite(logits).all(), "the built network gives numbers that are not finite"
     return macs, sum(int(np.prod(dims)) for dims in weights.values())

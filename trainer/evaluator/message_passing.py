@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
-from pnag.models.accuracy.features import Ties
-from pnag.models.accuracy.message_passing import Wiring, hear, pairs
+from pnag.models.accuracy.features import CoupledDecisions
+from pnag.models.accuracy.message_passing import MessagePassing, pairs, receive
 
 MAX_NODES = 8
 """Decisions of one list; with more of them there are too many pairs to find out who hears whom."""
@@ -16,7 +16,7 @@ DEVIATION_PENALTY = 0.1
 """On the square of what an option adds to a logit."""
 
 
-def wired_lists(ties: Ties) -> list[int]:
+def wired_lists(ties: CoupledDecisions) -> list[int]:
     """The lists that two to MAX_NODES decisions choose from."""
     numbers = range(ties.lists_F.max(initial=-1) + 1)
     return [n for n in numbers if 2 <= len(np.unique(ties.groups_F[ties.lists_F == n])) <= MAX_NODES]
@@ -25,7 +25,7 @@ def wired_lists(ties: Ties) -> list[int]:
 class FittedWiring(torch.nn.Module):
     """At the start every node hears the input and all nodes before it alike, whatever the other decisions are."""
 
-    def __init__(self, ties: Ties, number: int) -> None:
+    def __init__(self, ties: CoupledDecisions, number: int) -> None:
         super().__init__()
         is_node_F = ties.lists_F == number
         self._option_F = torch.from_numpy(np.where(is_node_F, ties.options_F - ties.options_F[is_node_F].min(), 0))
@@ -47,16 +47,16 @@ class FittedWiring(torch.nn.Module):
         """Features, shape [N, C * C]."""
         node_NJC = torch.tensordot(x_NF, self._nodes_FJC(), 1)
         weight_NIJ = torch.exp(self.always_IJ + torch.tensordot(x_NF, self._strength_FIJ(), 1))
-        features: Tensor = pairs(node_NJC, hear(node_NJC, weight_NIJ, x_NF @ self._gate_FJ()))
+        features: Tensor = pairs(node_NJC, receive(node_NJC, weight_NIJ, x_NF @ self._gate_FJ()))
         return torch.exp(self.log_scale) * features
 
     def penalty(self) -> Tensor:
         """To be added to the negative logarithmic likelihood of all records."""
         return DEVIATION_PENALTY * torch.sum(self._strength_FIJ() ** 2)
 
-    def frozen(self) -> Wiring:
+    def frozen(self) -> MessagePassing:
         """As numbers."""
-        return Wiring(
+        return MessagePassing(
             nodes_FJC=self._nodes_FJC().detach().numpy(),
             strength_FIJ=self._strength_FIJ().detach().numpy(),
             always_IJ=self.always_IJ.detach().numpy(),

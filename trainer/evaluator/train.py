@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import kendalltau
 
 from pnag.models.accuracy.evaluator import AccuracyModel, GaussianProcess, MeanProcess, MlpEnsemble, to_log_error
 from pnag.models.accuracy.evaluator import kernel as covariance_of
-from pnag.models.accuracy.features import ArchitectureFeatures, Ties
+from pnag.models.accuracy.features import ArchitectureFeatures, CoupledDecisions
 from pnag.models.errors import TrainingError
-from pnag.models.pareto import kendall_tau
 from pnag.models.space.search_space import SearchSpace, Tokens
 from pnag.trainer.config import EvaluatorConfig
 from pnag.trainer.data.records import Records
@@ -87,7 +87,7 @@ def train_evaluator(
     x_MF, accuracy_M = features_NF[fitted_on], accuracy_N[fitted_on]
     model: AccuracyModel
     if is_gaussian:
-        model, extend = _fit_gaussian_processes(x_MF, accuracy_M, config, seed, progress, features.ties)
+        model, extend = _fit_gaussian_processes(x_MF, accuracy_M, config, seed, progress, features.coupled)
     else:
         model, extend = _fit_mlp_ensemble(x_MF, accuracy_M, config, seed, progress)
     predicted = model(features_NF[held_out])
@@ -102,9 +102,9 @@ def train_evaluator(
         "num_records": len(records),
         "num_held_out": num_held_out,
         "model": "gaussian-process" if is_gaussian else "mlp-ensemble",
-        "kendall_tau": kendall_tau(predicted, truth),
+        "kendall_tau": float(kendalltau(predicted, truth).statistic),
         "mae_percent": float(np.mean(np.abs(predicted - truth))) * 100,
-        f"{baseline}_only_kendall_tau": kendall_tau(size_N[held_out], truth),
+        f"{baseline}_only_kendall_tau": float(kendalltau(size_N[held_out], truth).statistic),
         f"{baseline}_only_mae_percent": size_mae * 100,
         "interval_coverage_asked": config.interval_coverage,
         "interval_coverage_seen": float(np.mean(residual_y[half:] <= half_width)),
@@ -132,7 +132,12 @@ def _finite(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fit_gaussian_processes(
-    features_MF: Floats, accuracy_M: Floats, config: EvaluatorConfig, seed: int, progress: Progress, ties: Ties | None
+    features_MF: Floats,
+    accuracy_M: Floats,
+    config: EvaluatorConfig,
+    seed: int,
+    progress: Progress,
+    ties: CoupledDecisions | None,
 ) -> tuple[AccuracyModel, _Extend]:
     """The mean of one without and one with wirings, where decisions share a list; otherwise just one.
 
@@ -155,7 +160,7 @@ def _fit_gaussian_processes(
 
 def fit_gaussian_process(
     features_MF: Floats, accuracy_M: Floats, config: EvaluatorConfig, seed: int, progress: Progress,
-    ties: Ties | None = None, *, is_wired: bool = False,
+    ties: CoupledDecisions | None = None, *, is_wired: bool = False,
 ) -> tuple[GaussianProcess, _Extend]:  # fmt: skip
     """Choose the kernel by marginal likelihood; the closure lets any records in.
 
@@ -276,12 +281,12 @@ def fit_gaussian_process(
         "noise": float(likelihood.noise.item()),
         "quadratic_F": None if ties is None else kernel.quadratic_F().detach().numpy(),
         "embedding_FP": None if ties is None else kernel.embedding_FP().detach().numpy(),
-        "wirings": () if ties is None else tuple(wiring.frozen() for wiring in kernel.wirings),
+        "message_passings": () if ties is None else tuple(wiring.frozen() for wiring in kernel.wirings),
     }
     noise = hyperparameters["noise"]
     of_kernel = {
         k: hyperparameters[k]
-        for k in ("lengthscale_F", "linear_F", "outputscale", "quadratic_F", "embedding_FP", "wirings")
+        for k in ("lengthscale_F", "linear_F", "outputscale", "quadratic_F", "embedding_FP", "message_passings")
     }
 
     def condition(features: Floats, accuracy: Floats) -> GaussianProcess:
@@ -299,7 +304,7 @@ def fit_gaussian_process(
     return condition(features_MF, accuracy_M), condition if ties is None else again
 
 
-def _embedding(ties: Ties) -> Any:
+def _embedding(ties: CoupledDecisions) -> Any:
     """Where options start: all of a list equally far from each other, shape [O, C]; the nearer, the more decisions."""
     import torch
 

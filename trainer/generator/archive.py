@@ -20,6 +20,7 @@ from pnag.models.space.search_space import INACTIVE, SearchSpace, Tokens
 from pnag.trainer.checkpoint import as_tensors
 from pnag.trainer.config import ArchiveConfig
 from pnag.trainer.generator.objective import Objective
+from pnag.trainer.generator.variation import crossover, mutate
 from pnag.trainer.progress import Progress
 
 Floats = NDArray[np.float64]
@@ -230,8 +231,8 @@ def _children(
     parents_ND = archive.tokens_ND[_pick(elite_JM[cells], rng)]
     others_ND = archive.tokens_ND[_pick(elite_JM[near], rng)]
     crossed = rng.random(config.children) < config.crossover_fraction
-    parents_ND[crossed] = space.crossover(parents_ND[crossed], others_ND[crossed], rng)
-    return space.mutate(parents_ND, probability, rng)
+    parents_ND[crossed] = crossover(space, parents_ND[crossed], others_ND[crossed], rng)
+    return mutate(space, parents_ND, probability, rng)
 
 
 def _pick(elite_NM: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:

@@ -14,15 +14,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from pnag.models.answer.runtime import NO_LIMIT
+from pnag.models.answer.limits import NO_LIMIT
+from pnag.models.answer.sessions import open_session
 from pnag.models.errors import TrainingError
 from pnag.models.onnx.scalar_graph import GraphBuilder, model_bytes
-from pnag.models.policy.generator import BUMP_CENTRES, BUMP_WIDTH, Generator
+from pnag.models.policy.generator import RBF_CENTRES, RBF_WIDTH, Generator
 from pnag.models.space.search_space import INACTIVE
 
 Floats = NDArray[np.float32]
@@ -225,10 +225,7 @@ def verify_generator(generator: Generator, model: bytes, seed: int, num_budgets:
     limits_BK[:, 0] = np.linspace(generator.low * 1.0001, generator.high, num_budgets)
     noise = rng.gumbel(size=(num_budgets, candidates, num_decisions, generator.width)).astype(np.float32)
     noise[:, 0] = 0.0
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    (tokens_BSD,) = session.run(None, {"limits": limits_BK, "noise": noise})
+    (tokens_BSD,) = open_session(model).run(None, {"limits": limits_BK, "noise": noise})
     exported_ND = tokens_BSD.reshape(-1, num_decisions)
     limits_NK, noise_NDC = np.repeat(limits_BK, candidates, axis=0), noise.reshape(-1, num_decisions, generator.width)
     torch_ND = generator.sample(limits_NK, noise_NDC)
@@ -266,7 +263,7 @@ def _budget_features(graph: GraphBuilder, budget_B1: str, low: float, high: floa
     above = graph.node("Sub", budget_B1, _floats(graph, np.array(low)))
     shares = _shares(graph, above, high - low)
     away = graph.node(
-        "Div", graph.node("Sub", shares[0], _floats(graph, BUMP_CENTRES)), _floats(graph, np.array(BUMP_WIDTH))
+        "Div", graph.node("Sub", shares[0], _floats(graph, RBF_CENTRES)), _floats(graph, np.array(RBF_WIDTH))
     )
     bumps = graph.node("Exp", graph.node("Mul", graph.node("Mul", away, away), _floats(graph, np.array(-0.5))))
     return graph.node("Concat", *shares, bumps, axis=1)

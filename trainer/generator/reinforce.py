@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pnag.models.answer.runtime import NO_LIMIT
+from pnag.models.answer.limits import NO_LIMIT
 from pnag.models.errors import TrainingError
 from pnag.models.policy.generator import Generator
 from pnag.models.space.search_space import INACTIVE, Tokens

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pnag.models.answer.runtime import NO_LIMIT
+from pnag.models.answer.limits import NO_LIMIT
 from pnag.models.cost.slack import SlackTable
 from pnag.models.errors import TrainingError
 from pnag.models.policy.generator import Generator

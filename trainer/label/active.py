@@ -120,7 +120,7 @@ class Labeller:
         torch.manual_seed(self.seed)
         features = ArchitectureFeatures(self.space)
         model, _ = fit_gaussian_process(
-            features(known_ND), accuracy_N, EvaluatorConfig(), self.seed, SILENT, features.ties
+            features(known_ND), accuracy_N, EvaluatorConfig(), self.seed, SILENT, features.coupled
         )
         candidates = {kappa: self._candidates(model, features, kappa, rng) for kappa in KAPPAS}
         _, mean_cost_N, mean_N = candidates[0.0]

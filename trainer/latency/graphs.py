@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from pnag.models.errors import SearchSpaceError
-from pnag.models.onnx.network_graph import IR_VERSION, OPSET, GraphBuilder
+from pnag.models.onnx.network_graph import IR_VERSION, OPSET, NetworkBuilder
 from pnag.models.space.layers import Layer
 from pnag.models.space.search_space import SearchSpace
 
@@ -120,7 +120,7 @@ def _normal_pool() -> NDArray[np.float32]:
     return np.random.default_rng(0).standard_normal(1 << 20, dtype=np.float32)
 
 
-class _Builder(GraphBuilder):
+class _Builder(NetworkBuilder):
     """A graph with random weights, or with references to shared ones."""
 
     def __init__(self, shape: tuple[int, ...], seed: int, taker: _Taker | None = None) -> None:

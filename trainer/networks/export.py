@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pnag.models.answer.runtime import OnnxGenerator, Query
+from pnag.models.answer.question import Query
+from pnag.models.answer.runtime import OnnxGenerator
+from pnag.models.answer.sessions import open_session
 from pnag.models.bundle.bundle import Bundle, write_weights
 from pnag.models.bundle.weights import Operator, StoredNetwork, pack_weights
 from pnag.models.errors import TrainingError, WeightsError
@@ -168,10 +169,7 @@ def check_against_torch(content: bytes, network: PlainNetwork, images_NCHW: Tens
 
 def run_onnx(content: bytes, images_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:  # noqa: N803
     """Logits of an exported network, in parts that bound memory."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    session = open_session(content)
     starts = range(0, len(images_NCHW), BATCH)
     parts = [session.run([LOGITS], {IMAGES: images_NCHW[start : start + BATCH]})[0] for start in starts]
     logits: NDArray[np.float32] = np.concatenate(parts)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pnag.models.answer.runtime import OnnxGenerator, Query
+from pnag.models.answer.question import Query
+from pnag.models.answer.runtime import OnnxGenerator
 from pnag.models.bundle.bundle import Bundle
 from pnag.service.contract.bodies import answer_body
 

@@ -7,7 +7,7 @@ import pytest
 
 from pnag.models.accuracy.evaluator import AccuracyModel, GaussianProcess, MeanProcess, MlpEnsemble, to_log_error
 from pnag.models.accuracy.features import ArchitectureFeatures
-from pnag.models.accuracy.message_passing import Wiring
+from pnag.models.accuracy.message_passing import MessagePassing
 from pnag.models.space.registry import get_space
 from pnag.models.space.search_space import Decision
 from pnag.models.space.tabular import TableSpace
@@ -30,19 +30,19 @@ def _with_embedding(rng: np.random.Generator) -> GaussianProcess:
     return replace(_with_pairs(rng), embedding_FP=rng.normal(size=(9, 4)) * 0.3, ceiling=0.9)
 
 
-def _with_wiring(rng: np.random.Generator) -> GaussianProcess:
-    wirings = [
-        Wiring(
+def _with_message_passing(rng: np.random.Generator) -> GaussianProcess:
+    message_passings = [
+        MessagePassing(
             nodes_FJC=rng.normal(size=(9, nodes, 4)) * 0.3, strength_FIJ=rng.normal(size=(9, nodes + 1, nodes)),
             always_IJ=rng.normal(size=(nodes + 1, nodes)), gate_FJ=rng.uniform(size=(9, nodes)) * 0.2, scale=0.1,
         )
         for nodes in (3, 1)
     ]  # fmt: skip
-    return replace(_with_embedding(rng), wirings=tuple(wirings))
+    return replace(_with_embedding(rng), message_passings=tuple(message_passings))
 
 
 def _mean_of_two(rng: np.random.Generator) -> MeanProcess:
-    return MeanProcess([_with_embedding(rng), replace(_with_wiring(rng), ceiling=0.95)])
+    return MeanProcess([_with_embedding(rng), replace(_with_message_passing(rng), ceiling=0.95)])
 
 
 def _mlp_ensemble(rng: np.random.Generator) -> MlpEnsemble:
@@ -55,7 +55,7 @@ def _mlp_ensemble(rng: np.random.Generator) -> MlpEnsemble:
 
 
 @pytest.mark.parametrize(
-    "make", [_gaussian_process, _with_pairs, _with_embedding, _with_wiring, _mean_of_two, _mlp_ensemble]
+    "make", [_gaussian_process, _with_pairs, _with_embedding, _with_message_passing, _mean_of_two, _mlp_ensemble]
 )
 def test_onnx_computes_what_numpy_does(make: object) -> None:
     rng = np.random.default_rng(0)
@@ -66,7 +66,7 @@ def test_onnx_computes_what_numpy_does(make: object) -> None:
         np.testing.assert_allclose(session.run(None, {"features": features})[0], model(features), atol=1e-12)
 
 
-@pytest.mark.parametrize("make", [_gaussian_process, _with_pairs, _with_embedding, _with_wiring])
+@pytest.mark.parametrize("make", [_gaussian_process, _with_pairs, _with_embedding, _with_message_passing])
 def test_the_gaussian_process_equals_its_kernel_written_out(
     make: Callable[[np.random.Generator], GaussianProcess],
 ) -> None:
@@ -80,15 +80,15 @@ def test_the_gaussian_process_equals_its_kernel_written_out(
         y = gp.constant
         for z, weight in zip((gp.inputs_MF - gp.shift_F) / gp.spread_F, gp.weights_M, strict=True):
             rbf = gp.outputscale * np.exp(-0.5 * np.sum(((x - z) / gp.lengthscale_F @ embedding) ** 2))
-            heard = sum((w(x[np.newaxis]) @ w(z[np.newaxis]).T).item() for w in gp.wirings)
-            y += weight * (rbf + np.sum(gp.linear_F * x * z) + np.sum(v * x * z) ** 2 + heard)
+            received = sum((w(x[np.newaxis]) @ w(z[np.newaxis]).T).item() for w in gp.message_passings)
+            y += weight * (rbf + np.sum(gp.linear_F * x * z) + np.sum(v * x * z) ** 2 + received)
         expected.append(gp.ceiling - np.exp(-(gp.mean + gp.scale * y)))
     np.testing.assert_allclose(gp(features), expected, atol=1e-12)
 
 
 def test_processes_that_agree_are_their_own_mean_however_far_their_ceilings_lie() -> None:
     rng = np.random.default_rng(3)
-    one, features = _with_wiring(rng), rng.normal(size=(5, 9))
+    one, features = _with_message_passing(rng), rng.normal(size=(5, 9))
     np.testing.assert_allclose(MeanProcess([one, one])(features), one(features), atol=1e-12)
     wider = replace(one, mean=-1.0, scale=0.01, ceiling=4.0)
     both = MeanProcess([one, wider])(features)
@@ -126,20 +126,20 @@ def test_alike_decisions_are_counted_together_and_each_decision_is_a_group() -> 
     features = ArchitectureFeatures(space)
     tokens_ND = np.stack([space.decode("a:x:x:z"), space.decode("b:y::y")])
     counts = features(tokens_ND)[:, 10:13]
-    assert counts.tolist() == [[2, 0, 1], [0, 2, 0]]  # of x, y, z; the sleeping op2 counts for nothing
-    ties = features.ties
-    assert ties is not None
-    assert ties.groups_F.tolist()[:13] == [0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 4, 4, 4]
-    assert len(ties.groups_F) == len(ties.options_F) == features(tokens_ND).shape[1]
-    assert ties.options_F.tolist()[:10] == [0, 1, 2, 3, 4, 2, 3, 4, 3, 4], "op3's y and z are those of op1"
-    assert ties.places_F.tolist()[:10] == [0, 1, 0, 1, 2, 0, 1, 2, 1, 2]
-    assert set(ties.options_F[10:]) == {-1}
+    assert counts.tolist() == [[2, 0, 1], [0, 2, 0]]  # of x, y, z; the inactive op2 counts for nothing
+    coupled = features.coupled
+    assert coupled is not None
+    assert coupled.groups_F.tolist()[:13] == [0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 4, 4, 4]
+    assert len(coupled.groups_F) == len(coupled.options_F) == features(tokens_ND).shape[1]
+    assert coupled.options_F.tolist()[:10] == [0, 1, 2, 3, 4, 2, 3, 4, 3, 4], "op3's y and z are those of op1"
+    assert coupled.places_F.tolist()[:10] == [0, 1, 0, 1, 2, 0, 1, 2, 1, 2]
+    assert set(coupled.options_F[10:]) == {-1}
 
 
 def test_the_deviation_counts_every_part_of_the_kernel() -> None:
     """As if each architecture had been one of the inputs: k(x, x) from the kernel itself."""
     rng = np.random.default_rng(5)
-    one, features_NF = _with_wiring(rng), rng.normal(size=(6, 9))
+    one, features_NF = _with_message_passing(rng), rng.normal(size=(6, 9))
     prior_N = np.diag(replace(one, inputs_MF=features_NF)._kernel(features_NF))
     covariance_MM = one._kernel(one.inputs_MF) + one.noise * np.eye(len(one.inputs_MF))
     cross_NM = one._kernel(features_NF)

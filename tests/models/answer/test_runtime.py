@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pnag.models.answer.question import Answer, Limits, Query
 from pnag.models.answer.recent import Recent
-from pnag.models.answer.runtime import Answer, Limits, OnnxGenerator, Query, run_evaluator
+from pnag.models.answer.runtime import OnnxGenerator
+from pnag.models.answer.sessions import run_evaluator
 from pnag.models.bundle.bundle import Bundle
 from pnag.models.errors import BudgetError, EncodingError, InfeasibleBudgetError
-from pnag.models.pareto import best_within
 
 SHIPPED = Path(__file__).parents[3] / "bundles" / "ofa-mobilenetv3-w1.0-imagenet"
 NUM_BUDGETS = 200
@@ -56,7 +57,7 @@ def test_every_answer_fits_under_the_promised_bound_by_the_table(
 def test_no_answer_is_worse_than_the_front_at_its_budget(runtime: OnnxGenerator, answers: list[Answer]) -> None:
     front, table = runtime.bundle.front, runtime.bundle.latency_table
     plain = np.array([a.budget_ms for a in answers]) / table.bound_factor(table.default_coverage)
-    places = best_within(np.array([p.latency_ms for p in front]), plain)
+    places = np.searchsorted([p.latency_ms for p in front], plain, side="right") - 1
     for place, answer in zip(places, answers, strict=True):
         assert answer.best.predicted.accuracy >= front[place].accuracy - 1e-9
 
@@ -64,7 +65,7 @@ def test_no_answer_is_worse_than_the_front_at_its_budget(runtime: OnnxGenerator,
 def test_a_fresh_process_gives_the_same_answers(budgets: list[float], answers: list[Answer]) -> None:
     code = (
         "import json, sys; from pathlib import Path; from pnag.models.bundle.bundle import Bundle; "
-        "from pnag.models.answer.runtime import OnnxGenerator, Query; "
+        "from pnag.models.answer.question import Query; from pnag.models.answer.runtime import OnnxGenerator; "
         f"r = OnnxGenerator(Bundle.load(Path({str(SHIPPED)!r}))); "
         "print(json.dumps([r.generate(Query(b)).best.architecture.encoding for b in json.load(sys.stdin)]))"
     )
@@ -82,13 +83,13 @@ def test_asking_together_or_alone_gives_the_same(runtime: OnnxGenerator, budgets
     assert runtime.generate_many([]) == []
 
 
-def test_a_twin_answers_the_same_and_shares_what_is_remembered(runtime: OnnxGenerator, budgets: list[float]) -> None:
+def test_a_clone_answers_the_same_and_shares_what_is_remembered(runtime: OnnxGenerator, budgets: list[float]) -> None:
     queries = [Query(b) for b in budgets[:3]]
-    twin = runtime.twin()
-    assert twin.generate_many(queries) == runtime.generate_many(queries)
-    assert twin._accuracies is runtime._accuracies
-    assert twin._generator is not runtime._generator
-    assert twin._evaluator is not runtime._evaluator
+    clone = runtime.clone()
+    assert clone.generate_many(queries) == runtime.generate_many(queries)
+    assert clone._accuracies is runtime._accuracies
+    assert clone._generator is not runtime._generator
+    assert clone._evaluator is not runtime._evaluator
 
 
 def test_a_network_is_predicted_once_while_it_is_remembered(

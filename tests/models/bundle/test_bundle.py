@@ -69,9 +69,9 @@ def test_a_flipped_byte_is_noticed(folder: Path, name: str) -> None:
     [
         ("format_version", 2, "format_version is 2; this pnag reads 1: upgrade pnag"),
         ("format_version", None, "format_version is None"),
-        ("name", 7, "name is 7; expected a JSON str"),
+        ("name", 7, "name is 7; it should be a string"),
         ("files", {}, "files does not list"),
-        ("files", {"../evil": {}}, "files does not list|must be a plain name"),
+        ("files", {"../evil": {}}, r"files\.\.\./evil\.sha256 is missing"),
         ("search_space", {"name": "none", "decisions": []}, "unknown search space 'none'"),
         ("search_space", {"name": "nas-bench-macro", "decisions": []}, "decisions differ"),
     ],
@@ -97,8 +97,8 @@ def test_a_file_outside_the_folder_is_never_read(folder: Path) -> None:
     ("name", "content", "message"),
     [
         (LATENCY_TABLE, b"{}", "format_version is None"),
-        (PARETO_FRONT, b'{"points": []}', "points must be a non-empty list"),
-        (PARETO_FRONT, b'{"points": [{"encoding": "x", "latency_ms": 1, "accuracy": 1}]}', "point 1 is not usable"),
+        (PARETO_FRONT, b'{"points": []}', r"points is .*; it should have at least 1 item"),
+        (PARETO_FRONT, b'{"points": [{"encoding": "x", "latency_ms": 1, "accuracy": 1}]}', r"points: .*'x'"),
         (PARETO_FRONT, b"\xff", "not valid JSON"),
     ],
 )

@@ -106,8 +106,11 @@ def _text(text: str) -> np.ndarray:
         (_changed(index=None), "w: has no index"),
         (_changed(index=_text("{")), "w/index: not valid JSON"),
         (_changed(index=_text('{"format_version": 2}')), "format_version is 2.*upgrade pnag"),
-        (_changed(index=_text('{"format_version": 1, "networks": []}')), "networks must be an object"),
-        (_changed(index=_text('{"format_version": 1, "networks": {}}')), "space or metadata is missing"),
+        (
+            _changed(index=_text('{"format_version": 1, "space": "s", "metadata": {}, "networks": []}')),
+            "networks is .*; it should be an object",
+        ),
+        (_changed(index=_text('{"format_version": 1, "networks": {}}')), "w/index: space is missing"),
         (_changed(weight0=None), "the entry of 00000000 is not usable"),
         (_changed(weight0=SHARED[:, :2]), r"weight0 has shape \[8, 2, 1, 1\], \[8, 4, 1, 1\] is expected"),
         (_changed(channels0=np.zeros(3, np.float16)), "00000000 is not usable|is expected"),

@@ -37,7 +37,7 @@ def test_the_last_floor_plus_the_last_step_is_the_cost(space: SearchSpace) -> No
     slack = SlackTable.build(space, costs)
     tokens_ND = space.sample(200, np.random.default_rng(1))
     last = slack.entries(tokens_ND)[:, -1] + np.maximum(tokens_ND[:, -1], 0)
-    reached_NK = slack.floors(tokens_ND)[:, -1] + slack.steps_RK[last]
+    reached_NK = slack.lower_bounds(tokens_ND)[:, -1] + slack.steps_RK[last]
     for k, cost in enumerate(costs):
         np.testing.assert_allclose(reached_NK[:, k], cost(tokens_ND), rtol=2e-6)
 
@@ -50,7 +50,7 @@ def test_a_floor_is_the_cost_of_the_cheapest_completion() -> None:
         everything = space.assignments([d.name for d in space.decisions])
         total = cost(everything)
         for tokens_D in everything[:: max(1, len(everything) // 40)]:
-            floors = slack.floors(tokens_D[np.newaxis])[0, :, 0]
+            floors = slack.lower_bounds(tokens_D[np.newaxis])[0, :, 0]
             for t in range(len(tokens_D)):
                 cheapest = total[(everything[:, :t] == tokens_D[:t]).all(axis=1)].min()
                 if exact:

@@ -5,7 +5,7 @@ import onnx
 import pytest
 import torch
 
-from pnag.models.answer.runtime import NO_LIMIT
+from pnag.models.answer.limits import NO_LIMIT
 from pnag.models.cost.additive import LayerCost, macs_cost, params_cost
 from pnag.models.cost.slack import SlackTable
 from pnag.models.errors import TrainingError

@@ -17,18 +17,7 @@ from pnag.models.space.metric import Metric
 from pnag.models.space.registry import space_from_dict
 from pnag.models.space.search_space import Decision
 from pnag.models.space.tabular import TableSpace
-
-
-def small_space() -> TableSpace:
-    return TableSpace(
-        "small",
-        [
-            Decision("a", ("0", "1", "no")),
-            Decision("b", ("x", "y"), {"a": ("1", "no")}),
-            Decision("c", ("p", "q", "r")),
-        ],
-        forbidden=[{"a": ("1",), "c": ("r",)}, {"b": ("y",), "c": ("q", "r")}],
-    )
+from tests.fixtures.spaces import small_space
 
 
 def by_definition() -> set[str]:
@@ -65,12 +54,11 @@ def test_all_architectures_are_those_of_the_rules() -> None:
     assert space.num_architectures == len(by_definition())
 
 
-def test_samples_mutants_and_children_are_never_forbidden() -> None:
-    space, rng = small_space(), np.random.default_rng(0)
-    tokens = space.sample(500, rng)
-    for batch in (tokens, space.mutate(tokens, 0.7, rng), space.crossover(tokens, tokens[::-1], rng)):
-        assert len(batch) == 500
-        space.validate(batch)
+def test_samples_are_never_forbidden() -> None:
+    space = small_space()
+    tokens = space.sample(500, np.random.default_rng(0))
+    assert len(tokens) == 500
+    space.validate(tokens)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +148,7 @@ def test_a_measured_cost_is_looked_up_and_the_rest_is_learned() -> None:
 def test_the_mask_lets_through_exactly_what_may_be_answered_within_the_budget(is_restricted: bool) -> None:
     space, table, recorded = measured_costs(is_restricted=is_restricted)
     costs = NetworkCosts.of(space, table, recorded)
-    slack = SlackTable.build(space, costs.floors())
+    slack = SlackTable.build(space, costs.lower_bounds())
     tokens = space.assignments([d.name for d in space.decisions])
     may = {space.encode(t) for t in (recorded.tokens_RD if is_restricted else space.all_architectures())}  # type: ignore[union-attr]  # noqa: E501
     for budget in (2.5, 3.0, 5.5, 20.0):
@@ -181,9 +169,9 @@ def test_beyond_the_joint_mask_no_cost_lies_below_its_floor(monkeypatch: pytest.
     costs = NetworkCosts.of(space, table, recorded)
     everything = space.all_architectures()
     assert everything is not None
-    floor = costs.floors()[0]
+    floor = costs.lower_bounds()[0]
     assert (floor(everything) <= costs.latency_ms(everything) + 1e-9).all()
-    slack = SlackTable.build(space, costs.floors())
+    slack = SlackTable.build(space, costs.lower_bounds())
     forbidden = np.array([[1, 0, 2]])  # a=1, c=r
     assert np.isinf(slack.option_steps(forbidden)[0, 2, 2, 0]), "the last option of a forbidden combination is masked"
 

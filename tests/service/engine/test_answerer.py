@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from pnag.models.answer.runtime import Query
+from pnag.models.answer.question import Query
 from pnag.service.contract.schemas import Conditions, LimitsBody
 from pnag.service.engine.answerer import Answerer, question
 from pnag.service.engine.loaded_bundle import LoadedBundle

@@ -26,7 +26,7 @@ def accuracy_of(tokens_ND: Tokens) -> np.ndarray:
 def fitted() -> GaussianProcess:
     tokens_ND = SPACE.sample(120, np.random.default_rng(0))
     model, _ = fit_gaussian_process(
-        FEATURES(tokens_ND), accuracy_of(tokens_ND), EvaluatorConfig(), 0, SILENT, FEATURES.ties
+        FEATURES(tokens_ND), accuracy_of(tokens_ND), EvaluatorConfig(), 0, SILENT, FEATURES.coupled
     )
     return model
 
@@ -55,7 +55,7 @@ def test_more_records_may_be_better_than_those_the_ceiling_was_learned_from() ->
     accuracy_N = accuracy_of(tokens_ND)
     low = np.argsort(accuracy_N)[:40]
     _, extend = fit_gaussian_process(
-        FEATURES(tokens_ND[low]), accuracy_N[low], EvaluatorConfig(gp_steps=20), 0, SILENT, FEATURES.ties
+        FEATURES(tokens_ND[low]), accuracy_N[low], EvaluatorConfig(gp_steps=20), 0, SILENT, FEATURES.coupled
     )
     model = extend(FEATURES(tokens_ND), accuracy_N)
     assert isinstance(model, GaussianProcess)
@@ -80,7 +80,7 @@ def test_a_wiring_finds_out_which_operation_reads_which() -> None:
     error = {}
     for is_wired in (False, True):
         model, _ = fit_gaussian_process(
-            features(known_ND), accuracy(known_ND), EvaluatorConfig(), 0, SILENT, features.ties, is_wired=is_wired
+            features(known_ND), accuracy(known_ND), EvaluatorConfig(), 0, SILENT, features.coupled, is_wired=is_wired
         )
         error[is_wired] = np.mean(np.abs(model(features(new_ND)) - accuracy(new_ND)))
     assert error[True] < error[False] / 2
@@ -91,4 +91,4 @@ def test_records_of_decisions_that_share_a_list_are_seen_with_and_without_a_wiri
     records = Records(tokens_ND, tuple(map(SPACE.encode, tokens_ND)), accuracy_of(tokens_ND), None, "invented")
     fitted_evaluator = train_evaluator(SPACE, records, EvaluatorConfig(gp_steps=5), 0, SILENT, 1.0 + np.arange(60))
     assert isinstance(fitted_evaluator.model, MeanProcess)
-    assert [len(p.wirings) for p in fitted_evaluator.model.processes] == [0, 1]
+    assert [len(p.message_passings) for p in fitted_evaluator.model.processes] == [0, 1]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pnag.models.answer.runtime import NO_LIMIT
+from pnag.models.answer.limits import NO_LIMIT
 from pnag.models.cost.additive import LayerCost
 from pnag.models.cost.slack import SlackTable
 from pnag.models.errors import TrainingError

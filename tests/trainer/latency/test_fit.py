@@ -223,3 +223,14 @@ def fit_device():  # type: ignore[no-untyped-def]
     from pnag.models.cost.latency_table import Device
 
     return Device("invented")
+
+
+@given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=2, max_size=10))
+def test_kendall_tau_counts_pairs_and_is_tau_b_where_there_are_ties(pairs: list[tuple[int, int]]) -> None:
+    predicted, measured = np.array(pairs, dtype=np.float64).T
+    signs = np.array(
+        [np.sign([predicted[i] - predicted[j], measured[i] - measured[j]]) for i in range(len(pairs)) for j in range(i)]
+    )
+    untied = float(np.prod(np.abs(signs).sum(axis=0)))
+    expected = float(np.prod(signs, axis=1).sum()) / untied**0.5 if untied else math.nan
+    assert fit.accuracy_figures(predicted, measured)["kendall_tau"] == pytest.approx(expected, abs=1e-4, nan_ok=True)

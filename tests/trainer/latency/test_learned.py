@@ -196,7 +196,7 @@ def test_the_additive_stand_in_follows_the_prediction_and_fits_the_mask(
     assert np.abs(cost(ofa_rows) / predicted - 1).mean() < 0.8 * np.abs(part(ofa_rows) / predicted - 1).mean()
     # The slack mask tabulates it beside MACs; its floors never exceed the whole cost.
     slack = SlackTable.build(ofa, [cost, macs_cost(ofa)])
-    floors = slack.floors(ofa_rows[:100])
+    floors = slack.lower_bounds(ofa_rows[:100])
     assert (floors[:, :, 0] <= cost(ofa_rows[:100])[:, np.newaxis] * (1 + 1e-5)).all()
 
 

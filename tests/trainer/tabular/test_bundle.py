@@ -12,7 +12,8 @@ from starlette.testclient import TestClient
 
 from pnag.cli import main as cli
 from pnag.models.answer.explain import Explainer
-from pnag.models.answer.runtime import Limits, OnnxGenerator, Query
+from pnag.models.answer.question import Limits, Query
+from pnag.models.answer.runtime import OnnxGenerator
 from pnag.models.bundle.bundle import TABLE_COSTS, Bundle
 from pnag.models.errors import BudgetError, BundleError, EncodingError, RecordsError
 from pnag.service.app import create_app

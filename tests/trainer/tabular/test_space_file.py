@@ -65,7 +65,7 @@ D = "name: s\ndecisions: {a: [x, y], b: [u, v]}\n"
         (D + "forbidden: {a: x}", "forbidden must be a list"),
         (D + "forbidden: [{}]", "empty rule"),
         (D + "metric: {column: e, unti: mm}", "unknown key 'unti' (did you mean 'unit'?)"),
-        (D + "metric: {column: e, goal: lower}", "choose from maximise, minimise"),
+        (D + "metric: {column: e, goal: lower}", "goal is 'lower'; it should be 'maximise' or 'minimise'"),
         (D + "metric: {column: accuracy, goal: minimise}", "accuracy is to be maximised"),
         (D + "costs: {latency_ms: -1}", "expected a number, at least 0"),
         (D + "separator: ab", "one visible character"),
