@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 
 from pnag.models.errors import TrainingError
 
-METHODS = ("elite-imitation", "reinforce")
 SCORES = ("composite", "ranking")
 
 
@@ -131,7 +130,7 @@ class GeneratorConfig:
     """How the policy is trained; steps, rounds and the rest below `hidden` are those of elite imitation."""
 
     method: str = "elite-imitation"
-    """`elite-imitation`, or the paper's `reinforce`."""
+    """One of `pnag.trainer.generator.train.METHODS`: `elite-imitation`, or the paper's `reinforce`."""
     embedding: int = 48
     """Width of the LSTM's input."""
     hidden: int = 32
@@ -152,7 +151,6 @@ class GeneratorConfig:
     """Samples per budget asked."""
 
     def __post_init__(self) -> None:
-        _check(self.method in METHODS, f"generator method is {self.method!r}; choose from {list(METHODS)}")
         _check(self.hidden > 0 and self.embedding > 0, "hidden and embedding must be above 0")
         _check(self.steps > 0 and self.rounds > 0 and self.batch_size > 0, "steps, rounds, batch_size must be above 0")
         _check(self.temperature > 0, f"temperature is {self.temperature}; above 0")
@@ -169,10 +167,3 @@ class TrainConfig:
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
     ranking: RankingConfig = field(default_factory=RankingConfig)
-
-    def __post_init__(self) -> None:
-        _check(
-            self.evaluator.score == "composite" or self.generator.method == "reinforce",
-            f"evaluator score {self.evaluator.score!r} guides method reinforce only; {self.generator.method!r} "
-            "imitates elites by accuracy. Choose --method reinforce, or the composite score",
-        )

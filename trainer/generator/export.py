@@ -14,7 +14,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
@@ -24,6 +23,7 @@ from pnag.models.errors import TrainingError
 from pnag.models.onnx.scalar_graph import GraphBuilder, model_bytes
 from pnag.models.policy.generator import BUMP_CENTRES, BUMP_WIDTH, Generator
 from pnag.models.space.search_space import INACTIVE
+from pnag.trainer.repeatable import onnx_session
 
 Floats = NDArray[np.float32]
 
@@ -225,10 +225,7 @@ def verify_generator(generator: Generator, model: bytes, seed: int, num_budgets:
     limits_BK[:, 0] = np.linspace(generator.low * 1.0001, generator.high, num_budgets)
     noise = rng.gumbel(size=(num_budgets, candidates, num_decisions, generator.width)).astype(np.float32)
     noise[:, 0] = 0.0
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    (tokens_BSD,) = session.run(None, {"limits": limits_BK, "noise": noise})
+    (tokens_BSD,) = onnx_session(model).run(None, {"limits": limits_BK, "noise": noise})
     exported_ND = tokens_BSD.reshape(-1, num_decisions)
     limits_NK, noise_NDC = np.repeat(limits_BK, candidates, axis=0), noise.reshape(-1, num_decisions, generator.width)
     torch_ND = generator.sample(limits_NK, noise_NDC)

@@ -12,7 +12,7 @@ from pnag.trainer.generator.archive import (
     Objective,
     budget_grid,
     cheapest,
-    dearest,
+    most_expensive,
     neighbours,
     search_archive,
 )
@@ -83,4 +83,4 @@ def test_the_cheapest_is_the_cheapest_of_all() -> None:
     slack = SlackTable.build(SPACE, [COST])
     cost = COST(EVERYTHING)
     assert COST(cheapest(SPACE, slack)[np.newaxis])[0] == cost.min()
-    assert COST(dearest(SPACE, slack)[np.newaxis])[0] == cost.max()
+    assert COST(most_expensive(SPACE, slack)[np.newaxis])[0] == cost.max()
