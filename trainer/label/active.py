@@ -22,7 +22,7 @@ from pnag.models.errors import TrainingError
 from pnag.models.pareto import pareto_front
 from pnag.models.space.search_space import SearchSpace, Tokens
 from pnag.trainer.config import ArchiveConfig, EvaluatorConfig
-from pnag.trainer.evaluator.train import fit_gaussian_process
+from pnag.trainer.evaluator.gaussian_process import fit_gaussian_process
 from pnag.trainer.generator.archive import ends, search_archive
 from pnag.trainer.generator.objective import Objective
 from pnag.trainer.progress import SILENT

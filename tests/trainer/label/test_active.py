@@ -14,7 +14,7 @@ from pnag.models.cost.additive import LayerCost
 from pnag.models.errors import RecordsError, TrainingError
 from pnag.models.space.registry import get_space
 from pnag.trainer.config import EvaluatorConfig
-from pnag.trainer.evaluator.train import fit_gaussian_process
+from pnag.trainer.evaluator.gaussian_process import fit_gaussian_process
 from pnag.trainer.label.active import NUM_STRATIFIED, Labeller, label_all
 from pnag.trainer.label.ask_tell import Request, ask, tell
 from pnag.trainer.progress import SILENT
