@@ -1,4 +1,4 @@
-"""What each training stage can be told; every number is checked when the config is built."""
+"""Settings of each training stage; every number is checked when the config is built."""
 
 from dataclasses import dataclass, field
 
@@ -14,10 +14,10 @@ def _check(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class EvaluatorConfig:
-    """How the accuracy model is fitted, and which score guides the generator."""
+    """Fit of the accuracy model, and the score that guides the generator."""
 
     score: str = "composite"
-    """What the generator's training maximises at a budget: `composite` (accuracy where the cost fits) or `ranking`
+    """Maximised by the generator's training at a budget: `composite` (accuracy where the cost fits) or `ranking`
     (the paper's learned score, for method `reinforce`)."""
     min_records: int = 20
     """Fewer than this are refused."""
@@ -51,7 +51,7 @@ class EvaluatorConfig:
 
 @dataclass(frozen=True)
 class RankingConfig:
-    """How the paper's evaluator is trained (eq. 4)."""
+    """Training of the paper's evaluator (eq. 4)."""
 
     budgets: int = 10
     """Budgets K with an embedding of their own, even over the range of costs."""
@@ -78,7 +78,7 @@ class RankingConfig:
 
 @dataclass(frozen=True)
 class ArchiveConfig:
-    """How the elite archive is searched."""
+    """Search of the elite archive."""
 
     cells: int = 128
     """Budgets that the archive keeps elites for, denser at the cheap end."""
@@ -104,7 +104,7 @@ class ArchiveConfig:
 
 @dataclass(frozen=True)
 class ReinforceConfig:
-    """How the policy is trained by policy gradient (eq. 2)."""
+    """Training of the policy by policy gradient (eq. 2)."""
 
     steps: int = 800
     """Gradient steps."""
@@ -127,7 +127,7 @@ class ReinforceConfig:
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """How the policy is trained; steps, rounds and the rest below `hidden` are those of elite imitation."""
+    """Training of the policy; steps, rounds and the rest below `hidden` are those of elite imitation."""
 
     method: str = "elite-imitation"
     """One of `pnag.trainer.generator.train.METHODS`: `elite-imitation`, or the paper's `reinforce`."""

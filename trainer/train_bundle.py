@@ -74,7 +74,7 @@ class BundleRef:
 
 @dataclass(frozen=True)
 class Sources:
-    """What a bundle is trained from, as files.
+    """Files that a bundle is trained from.
 
     Attributes:
         space: a registered name, or a YAML file.
@@ -118,7 +118,7 @@ class ExportedEvaluator:
 
 @dataclass(frozen=True)
 class Job:
-    """How to train, what to call the result, and where to write it.
+    """Settings of a training, the name of its result, and the folder to write.
 
     Attributes:
         checkpoint: a folder that keeps the generator's training resumable, and its curves.
@@ -267,7 +267,7 @@ def _versions() -> dict[str, str]:
 
 
 def _metric(space: SearchSpace) -> str | dict[str, Any]:
-    """What the accuracies are: of a space with layers always top-1."""
+    """The manifest's word for the accuracies: of a space with layers always top-1."""
     if not isinstance(space, TableSpace):
         return "top-1"
     return space.metric.to_dict() if space.metric else "accuracy"

@@ -1,4 +1,4 @@
-"""What a bundle is trained on, read and checked."""
+"""Inputs of a training, read and checked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -34,7 +34,7 @@ class Inputs:
         return NetworkCosts.of(self.space, self.table, self.costs)
 
     def with_references(self, references: Sequence[dict[str, str]]) -> "Inputs":
-        """The same with named networks."""
+        """Add named networks."""
         return replace(self, references=references)
 
     def check_cost_spread(self) -> None:

@@ -74,7 +74,7 @@ class Records:
         return len(self.encodings)
 
     def within(self, space: SearchSpace) -> "Records":
-        """The same records with the tokens of a restricted space; every option they use must be left in it."""
+        """Translate the tokens to those of a restricted space; every option they use must be left in it."""
         return replace(self, tokens_ND=np.stack([space.decode(encoding) for encoding in self.encodings]))
 
     def require_accuracy(self) -> Floats:
@@ -95,7 +95,7 @@ class Records:
         return values
 
     def with_columns(self, columns: Mapping[str, Floats | None]) -> "Records":
-        """The same with other values of some columns."""
+        """Replace some columns."""
         return replace(self, **{f"{name}_N": values for name, values in columns.items()})  # type: ignore[arg-type]
 
     def points(self) -> list[dict[str, Any]]:
@@ -243,7 +243,7 @@ def read_numbers(frame: "pd.DataFrame", name: str, problems: Problems, *, may_be
 
 
 def _hint(name: str, value: float, text: str) -> str:
-    """What the writer of a value that is out of range may have meant."""
+    """Guess what the writer of a value that is out of range may have meant."""
     if name == "top1_percent" and 0 < value <= 1:
         return ": it looks like a fraction; write 75.2, not 0.752, or name the column accuracy"
     if name == "accuracy" and 1 < value <= 100:

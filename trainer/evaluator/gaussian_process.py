@@ -230,7 +230,7 @@ def _maximise_likelihood(kernel: _Kernel, likelihood: Any, config: EvaluatorConf
 
 
 def _embedding(ties: Ties) -> Tensor:
-    """Where options start: all of a list equally far from each other, shape [O, C]; the nearer, the more decisions."""
+    """Starting places of options: of a list equally far apart, shape [O, C]; the nearer, the more decisions."""
     is_option_F = ties.options_F >= 0
     num_decisions = len(np.unique(ties.groups_F[is_option_F]))
     place_O = np.zeros(ties.options_F.max(initial=0) + 1, dtype=np.int64)

@@ -32,7 +32,7 @@ NEAR_TIE = 1e-4
 
 
 class _Tables:
-    """What follows from a word, or from an option in its row of the slack table, without the network.
+    """Tables of what follows from a word, or from an option in its row of the slack table, without the network.
 
     Attributes:
         start: the word before the first decision.
@@ -161,7 +161,7 @@ def export_generator(generator: Generator) -> bytes:
 def _outer_values(
     graph: GraphBuilder, tables: _Tables, weights: _Weights, limits_NK: str, budget: tuple[str, str]
 ) -> dict[str, str]:
-    """What every step of the Scan reads, by the name that `_decision` knows it by."""
+    """Values that every step of the Scan reads, by the names that `_decision` knows."""
     _, width, num_costs = tables.steps_RCK.shape
     steps_RX = graph.constant(tables.steps_RCK.reshape(-1, width * num_costs))
     strides_WD = graph.node("Gather", _floats(graph, tables.stride_DD.T), graph.constant(tables.decision_W))

@@ -39,7 +39,7 @@ def composite(cost_range: float) -> Score:
 
 
 def advantages(reward_KM: Floats) -> Floats:
-    """How much better each sample is than its budget's mean, in units of their deviation; shape [K, M].
+    """Distance of each sample's reward from its budget's mean, in units of their deviation; shape [K, M].
 
     Raises:
         TrainingError: if a reward is not finite.

@@ -27,7 +27,7 @@ COST, REASON = "cost", "reason"
 
 @dataclass(frozen=True)
 class Request:
-    """How many architectures to propose, and by which of `STRATEGIES`."""
+    """A number of architectures, and the one of `STRATEGIES` to choose them by."""
 
     strategy: str = "active"
     count: int = 20
@@ -42,7 +42,7 @@ def measured_column(space: SearchSpace) -> str:
 
 
 def cost_of(space: SearchSpace, table_path: Path | None) -> tuple[SearchSpace, GroupedCost]:
-    """What the strategies spread over: latency of the part of the space that was measured, or MACs in millions."""
+    """The cost to spread over: latency of the part of the space that was measured, or MACs in millions."""
     if table_path is None:
         return space, LayerCost(space, lambda layer: layer.macs / 1e6)
     table = LatencyTable.load(table_path)

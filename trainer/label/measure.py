@@ -40,7 +40,7 @@ CHUNK = 24
 
 @dataclass(frozen=True)
 class Task:
-    """What architectures are measured with; plain values, so that it travels to other machines."""
+    """Weights, images and settings to measure with; plain values, so that it travels to other machines."""
 
     space: str
     weights: str
@@ -53,7 +53,7 @@ class Task:
         return [(encoding, scorer(scorer.supernet.space.decode(encoding))) for encoding in encodings]
 
     def identity(self) -> dict[str, object]:
-        """What a row depends on."""
+        """Everything that a row depends on."""
         weights = SupernetWeights.load(Path(self.weights))
         digest = hashlib.sha256(Path(self.weights).read_bytes()).hexdigest()
         return {
@@ -139,7 +139,7 @@ class RecordsFile:
         return f'"{encoding}"' if "," in encoding else encoding
 
     def tokens_and_accuracy(self) -> tuple[Tokens, Floats]:
-        """What is known, in the order it was measured."""
+        """Everything known, in the order it was measured."""
         tokens = [self._space.decode(encoding) for encoding in self.known]
         tokens_ND = np.array(tokens, dtype=np.int64).reshape(len(tokens), len(self._space.decisions))
         return tokens_ND, np.array(list(self.known.values())) / 100

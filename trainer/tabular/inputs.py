@@ -1,4 +1,4 @@
-"""What `pnag train` needs of a table-only space, made from its records: latencies, sizes, what may be answered.
+"""Inputs of a table-only space, made from its records: latencies, sizes, what may be answered.
 
 Latency comes from the first of these that is there: --latency-table, the records' latency_ms (looked up where an
 architecture was measured, learned elsewhere), the space file's latency_ms per option.
@@ -31,7 +31,7 @@ _EXACT_RATIOS = (1.0,) * 199
 
 @dataclass(frozen=True)
 class Choices:
-    """What may be answered in a table-only space, and what its records were measured on.
+    """The architectures that may be answered in a table-only space, and the device of its records.
 
     Attributes:
         candidates: a file of the only architectures that may be answered, with what is known of their costs.
@@ -45,7 +45,7 @@ class Choices:
 
     @property
     def is_restricted(self) -> bool:
-        """Whether only listed architectures may be answered."""
+        """True if only listed architectures may be answered."""
         return self.only_recorded or self.candidates is not None
 
 
@@ -107,7 +107,7 @@ def _learn_costs(space: TableSpace, records: Records, listed: Records) -> dict[s
 
 
 def search_objective(space: SearchSpace, costs: NetworkCosts, accuracy: Callable[[Tokens], Floats]) -> Objective:
-    """What the search asks: what may not be answered is worth nothing, and of a small table everything is asked."""
+    """The objective of a search: what may not be answered is worth nothing, of a small table everything is asked."""
 
     def cost(tokens_ND: Tokens) -> Floats:
         return np.where(costs.allowed(tokens_ND), costs.latency_ms(tokens_ND), np.inf)

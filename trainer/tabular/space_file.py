@@ -58,7 +58,7 @@ class Entry(BaseModel):
 
 
 class CostEntry(Entry):
-    """What something costs; what is not given is unknown."""
+    """Costs; those that are not given are unknown."""
 
     latency_ms: Cost | None = None
     params_m: Cost | None = None
@@ -135,18 +135,13 @@ class SpaceFile(Entry):
         return raw
 
 
-def is_space_file(name: str) -> bool:
-    """Whether `--space` names a file instead of a registered space."""
-    return Path(name).suffix.lower() in SUFFIXES
-
-
 def load_space(name: str) -> SearchSpace:
     """A search space by name, or from a YAML file.
 
     Raises:
         SearchSpaceError: saying what is wrong, and where in the file.
     """
-    if is_space_file(name):
+    if Path(name).suffix.lower() in SUFFIXES:
         return read_space(Path(name))
     if Path(name).is_file():
         raise SearchSpaceError(f"{name}: a search space file must end in .yaml")
