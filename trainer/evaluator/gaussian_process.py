@@ -1,7 +1,7 @@
 """Fit a Gaussian process of accuracy: choose its kernel by marginal likelihood, then let records in.
 
-The kernel is a sum: a squared exponential and a linear part; where options are known to be alike (`Ties`) also a
-quadratic part, and what decisions tell each other by message passing. One length per feature and the likelihood that
+The kernel is a sum: a squared exponential and a linear part; where decisions share options also a quadratic part, and
+what those decisions tell each other by message passing. One length per feature and the likelihood that
 is maximised are those of Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, section 5.1, eq. 5.8.
 
 Axis letters beside those of `models/accuracy`: G = groups of features, O = options that differ, C = coordinates.

@@ -125,8 +125,9 @@ def _finite(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fit_gaussian_processes(
-    features_MF: Floats, accuracy_M: Floats, config: EvaluatorConfig, seed: int, progress: Progress, ties: Ties | None
-) -> tuple[AccuracyModel, Extend]:
+    features_MF: Floats, accuracy_M: Floats, config: EvaluatorConfig, seed: int, progress: Progress,
+    ties: Ties | None,
+) -> tuple[AccuracyModel, Extend]:  # fmt: skip
     """The mean of one without and one with message passing, where decisions share a list; otherwise just one.
 
     Message passing finds what a kernel without it would never see, and now and then finds what is not there: the mean
