@@ -9,9 +9,9 @@ import numpy as np
 from pnag.models.errors import PnagError
 from pnag.models.space.tabular import TableSpace, shown
 from pnag.trainer.config import EvaluatorConfig
-from pnag.trainer.data.records import Records, examine_records, options_seen
+from pnag.trainer.data.records import Records, options_seen
 from pnag.trainer.tabular.costs import learn_cost
-from pnag.trainer.tabular.records import read_table
+from pnag.trainer.tabular.records import read
 from pnag.trainer.tabular.space_file import load_space
 
 
@@ -44,10 +44,7 @@ def validate(space_name: str, records: Path | None, candidates: Path | None) -> 
         if path is None:
             continue
         try:
-            if isinstance(space, TableSpace):
-                reading = read_table(path, space, needs_accuracy=not is_candidates)
-            else:
-                reading = examine_records(path, space)
+            reading = read(path, space, needs_accuracy=not is_candidates)
             report.problems += reading.problems.sentences
             report.notes += reading.notes
             if reading.problems.sentences:

@@ -109,30 +109,20 @@ def budget_grid(low: float, high: float, count: int) -> Floats:
     return low + (high - low) * np.linspace(0.0, 1.0, count) ** 1.5
 
 
-def cheapest(space: SearchSpace, slack: SlackTable, cost: int = 0) -> Tokens:
-    """The architecture that adds least to the lower bound at each decision, shape [D]: exact where the bound is."""
-    return _extreme(space, slack, cost, sign=1)
-
-
-def most_expensive(space: SearchSpace, slack: SlackTable, cost: int = 0) -> Tokens:
-    """The architecture that adds most to the lower bound at each decision, shape [D]; greedy."""
-    return _extreme(space, slack, cost, sign=-1)
-
-
 def ends(space: SearchSpace, slack: SlackTable) -> Tokens:
-    """The cheapest and the most expensive architecture, shape [2, D]."""
-    return np.stack([cheapest(space, slack), most_expensive(space, slack)])
+    """The cheapest and the most expensive architecture, shape [2, D].
 
-
-def _extreme(space: SearchSpace, slack: SlackTable, cost: int, sign: int) -> Tokens:
-    tokens = np.full((1, len(space.decisions)), INACTIVE, dtype=np.int64)
+    Greedy: what adds least, or most, to the lower bound of the primary cost at each decision. The first is exact where
+    the bound is.
+    """
+    tokens_2D = np.full((2, len(space.decisions)), INACTIVE, dtype=np.int64)
     for t in range(len(space.decisions)):
-        entry = int(slack.entries(tokens)[0, t])
-        if not slack.inactive_R[entry]:
-            steps_C = slack.steps_RK[entry : entry + int(slack.width_D[t]), cost]
-            tokens[0, t] = int(np.argmin(sign * steps_C))
-    extreme_D: Tokens = tokens[0]
-    return extreme_D
+        for tokens_D, sign in zip(tokens_2D, (1, -1), strict=True):
+            entry = int(slack.entries(tokens_D[np.newaxis])[0, t])
+            if not slack.inactive_R[entry]:
+                steps_C = slack.steps_RK[entry : entry + int(slack.width_D[t]), 0]
+                tokens_D[t] = int(np.argmin(sign * steps_C))
+    return tokens_2D
 
 
 def empty_archive(space: SearchSpace, slack: SlackTable, objective: Objective, config: ArchiveConfig) -> Archive:

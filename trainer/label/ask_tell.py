@@ -14,9 +14,9 @@ from pnag.models.errors import RecordsError
 from pnag.models.files import write_atomic
 from pnag.models.space.search_space import SearchSpace
 from pnag.models.space.tabular import TableSpace
-from pnag.trainer.data.records import Problems, Records, decode_column, read_records, to_numbers
+from pnag.trainer.data.records import Problems, Records, decode_column, to_numbers
 from pnag.trainer.label.active import Labeller, Proposal
-from pnag.trainer.tabular.records import encode_all, read_table, read_text, read_tokens
+from pnag.trainer.tabular.records import encode_all, read, read_table, read_text, read_tokens
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +64,7 @@ def ask(
     import pandas as pd
 
     restricted, cost = cost_of(space, table_path)
-    known = read_records(records_path, space).within(restricted) if records_path.exists() else None
+    known = read(records_path, space).checked().within(restricted) if records_path.exists() else None
     proposals = _propose(Labeller(restricted, cost, request.seed), known, request)
     costs = [f"{float(cost(p.tokens_D[np.newaxis])[0]):.6g}" for p in proposals]
     columns = ("architecture", measured_column(space), COST, REASON)
@@ -145,10 +145,7 @@ def tell(space: SearchSpace, records_path: Path, told_path: Path) -> int:
     with tempfile.TemporaryDirectory() as folder:  # every value in range, before anything is replaced
         draft = Path(folder) / f"{records_path.stem}.csv"
         draft.write_text(text)
-        if isinstance(space, TableSpace):
-            read_table(draft, space).checked()
-        else:
-            read_records(draft, space)
+        read(draft, space).checked()
     write_atomic(records_path, text)
     return len(new)
 

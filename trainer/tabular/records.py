@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pnag.models.errors import EncodingError
 from pnag.models.space.metric import Metric
-from pnag.models.space.search_space import INACTIVE, Tokens
+from pnag.models.space.search_space import INACTIVE, SearchSpace, Tokens
 from pnag.models.space.tabular import TableSpace, nearest, shown
 from pnag.trainer.data.records import (
     ACCURACY,
@@ -20,6 +20,7 @@ from pnag.trainer.data.records import (
     Reading,
     Records,
     check_distinct,
+    examine_records,
     read_frame,
     read_numbers,
     to_numbers,
@@ -65,6 +66,13 @@ def read_table(path: Path, space: TableSpace, *, needs_accuracy: bool = True) ->
     latency_ms_N, macs_N, params_N = (costs[c] for c in ("latency_ms", "macs", "params"))
     records = Records(tokens_ND, encodings, accuracy_N, latency_ms_N, path.name, macs_N, params_N, metric)
     return Reading(records, problems, notes)
+
+
+def read(path: Path, space: SearchSpace, *, needs_accuracy: bool = True) -> Reading:
+    """Read a file of any space, as `read_table` does where it has no layers."""
+    if isinstance(space, TableSpace):
+        return read_table(path, space, needs_accuracy=needs_accuracy)
+    return examine_records(path, space)
 
 
 def read_text(path: Path, *, may_be_empty: bool = False) -> "pd.DataFrame":
