@@ -210,7 +210,7 @@ def fit_gaussian_process(
             0
         ]
 
-    # A ceiling and an embedding have much to gain from the last fifth of the records (docs/decisions.md).
+    # A ceiling and an embedding have much to gain from the last fifth of the records (docs/decisions/0017).
     return condition(features_MF, accuracy_M), condition if ties is None else again
 
 

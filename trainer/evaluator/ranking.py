@@ -3,7 +3,7 @@
 One network sees an architecture's features and an embedding of the budget; K budgets have learned embeddings, and any
 budget between two of them gets their linear interpolation. It is trained on pairs alone: the hinge of eq. 4 under the
 dominance rule of eq. 5. Kept for reproduction; `composite_score` is the default, because a learned score misjudges
-which architectures fit (docs/decisions.md).
+which architectures fit (docs/lab-log.md).
 
 Axis letters: N = architectures, K = budgets, F = features, E = width of the budget's embedding.
 """

@@ -131,7 +131,7 @@ def _fit_gaussian_processes(
     """The mean of one without and one with message passing, where decisions share a list; otherwise just one.
 
     Message passing finds what a kernel without it would never see, and now and then finds what is not there: the mean
-    of the two loses less on every kind of table but those it was made for (docs/decisions.md).
+    of the two loses less on every kind of table but those it was made for (docs/decisions/0018).
     """
     if ties is None or not shared_lists(ties):
         return fit_gaussian_process(features_MF, accuracy_M, config, seed, progress, ties)

@@ -1,9 +1,9 @@
 """The elite archive: the best architectures known for each of many budgets, and the search that fills it.
 
 Keeping elites per cell of a grid is that of MAP-Elites (Mouret and Clune, 2015, arXiv:1504.04909); here the cells are
-budgets, and an architecture is an elite of every budget it fits. The archive searches, the generator amortises. Search
-is evolution over all budgets at once, then a local search that tries every one-decision neighbour of the front until
-none is better.
+budgets, and an architecture is an elite of every budget it fits. The archive searches, the generator amortises
+(docs/decisions/0005). Search is evolution over all budgets at once, then a local search that tries every one-decision
+neighbour of the front until none is better.
 
 Axis letters: N = architectures, D = decisions, J = budgets of the grid, M = elites per budget.
 """

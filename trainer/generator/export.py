@@ -1,6 +1,6 @@
 """The generator as one small ONNX graph: a Scan over the decisions, written node by node.
 
-Exporters unroll the decisions into thousands of nodes that load and run slower (docs/decisions.md). What only meets
+Exporters unroll the decisions into thousands of nodes that load and run slower (docs/decisions/0006). What only meets
 linearly is multiplied or added beforehand, and what follows from a token alone is looked up: most nodes of a step cost
 more to start than to run. The graph's numbers differ from torch's by rounding alone; `verify_generator` holds the two
 together, token by token.

@@ -1,4 +1,4 @@
-"""Choose the architectures to measure next, given what is known: worth 3 to 10 times the records.
+"""Choose the architectures to measure next, given what is known: worth 3 to 10 times the records (docs/decisions/0019).
 
 The first 40 are stratified over cost. After that each round draws budgets, half of them where the current front has its
 points and half anywhere, and takes for each budget the architecture that maximises mean + kappa * deviation of a
