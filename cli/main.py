@@ -20,8 +20,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A latency budget goes in, the best network that keeps it comes out.",
 )
-for commands in (serve, explain, train, spaces, label, networks):
+for commands in (serve, explain, train, spaces, networks):
     app.add_typer(commands.app)
+app.add_typer(label.app, name="label")
 app.add_typer(latency.app, name="latency")
 app.add_typer(supernet.app, name="supernet")
 app.add_typer(bench.app, name="bench")

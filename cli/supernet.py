@@ -84,7 +84,7 @@ def train(
 )
 def check(
     bundle: Annotated[Path, typer.Option(help="A bundle that was trained on the records.")],
-    records: Annotated[Path, typer.Option(help="What `pnag label --weights` wrote.")],
+    records: Annotated[Path, typer.Option(help="What `pnag label measure` wrote.")],
     truth: Annotated[Path, typer.Option(help="Records of the whole space, each architecture trained on its own.")],
     out: Annotated[Path, typer.Option(help="The picture to write.")],
     budgets: Annotated[int, typer.Option(min=2, help="Test budgets, even over the range.")] = 50,

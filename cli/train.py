@@ -1,11 +1,11 @@
 """The `pnag` sub-commands that train. Heavy imports wait until a command runs."""
 
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from pnag.cli.options import JsonOption, print_json
 
 if TYPE_CHECKING:
     from pnag.models.bundle.bundle import Bundle
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-_Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 _Seed = Annotated[int, typer.Option(help="Same inputs, same seed, same bundle.")]
 _Recipe = Annotated[str, typer.Option(help="default, quick (seconds, nothing converges) or thorough.")]
 _Table = Annotated[Path, typer.Option("--latency-table", help="What `pnag latency` wrote for the device.")]
@@ -54,20 +53,18 @@ def train(
         Path | None, typer.Option(help="A folder that keeps generator training resumable, and its curves.csv.")
     ] = None,
     seed: _Seed = 0,
-    as_json: _Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Train evaluator and generator, and write a verified bundle."""
     from pnag.trainer.progress import show_progress
-    from pnag.trainer.train_bundle import Identity, train_bundle
+    from pnag.trainer.tabular.inputs import Choices
+    from pnag.trainer.train_bundle import BundleRef, Job, Sources, train_bundle
 
     config = _config(recipe, seed, method, evaluator)
-    identity = Identity(name or out.resolve().name, bundle_version, dataset)
+    ref = BundleRef(name or out.resolve().name, bundle_version, dataset)
+    sources = Sources(space, records, latency_table, Choices(candidates, only_recorded, device), references)
     with show_progress() as progress:
-        bundle = train_bundle(
-            space, records, latency_table, out, identity, config, progress, checkpoint,
-            candidates_path=candidates, only_recorded=only_recorded, device=device,
-            references_path=references,
-        )  # fmt: skip
+        bundle = train_bundle(sources, Job(out, ref, config, progress, checkpoint))
     _report(bundle, out, as_json)
 
 
@@ -79,23 +76,25 @@ def retarget(
     name: Annotated[str | None, typer.Option(help="The new bundle's name; default: the folder's.")] = None,
     recipe: _Recipe = "default",
     seed: _Seed = 0,
-    as_json: _Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a bundle for another device: the same evaluator, a new generator."""
     from pnag.models.bundle.bundle import Bundle
     from pnag.trainer.progress import show_progress
-    from pnag.trainer.train_bundle import retarget_bundle
+    from pnag.trainer.train_bundle import BundleRef, Job, retarget_bundle
 
-    config = _config(recipe, seed)
+    config, source = _config(recipe, seed), Bundle.load(bundle)
+    ref = BundleRef(name or out.resolve().name, source.version, str(source.manifest["accuracy"]["dataset"]))
     with show_progress() as progress:
-        made = retarget_bundle(Bundle.load(bundle), latency_table, out, name or out.resolve().name, config, progress)
+        made = retarget_bundle(source, latency_table, Job(out, ref, config, progress))
     _report(made, out, as_json)
 
 
 def _config(recipe: str, seed: int, method: str = "elite-imitation", evaluator: str = "composite") -> "TrainConfig":
     from dataclasses import replace
 
-    from pnag.trainer.config import METHODS, SCORES
+    from pnag.trainer.config import SCORES
+    from pnag.trainer.generator.train import METHODS
     from pnag.trainer.recipes import RECIPES
 
     if recipe not in RECIPES:
@@ -114,8 +113,7 @@ def _config(recipe: str, seed: int, method: str = "elite-imitation", evaluator: 
 def _report(bundle: "Bundle", out: Path, as_json: bool) -> None:
     metrics, training = bundle.manifest["metrics"], bundle.manifest["training"]
     if as_json:
-        json.dump({"bundle": str(out), "name": bundle.name, "version": bundle.version, "metrics": metrics}, sys.stdout)
-        sys.stdout.write("\n")
+        print_json({"bundle": str(out), "name": bundle.name, "version": bundle.version, "metrics": metrics})
         return
     evaluator, generator = metrics["evaluator"], metrics["generator"]
     baseline, alone = ("macs", "MACs") if "macs_only_kendall_tau" in evaluator else ("cost", "cost")

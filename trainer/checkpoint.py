@@ -1,4 +1,4 @@
-"""Where generator training stands, on disk: stop at any step, go on later, end with the same bits.
+"""State of a training on disk: stop at any step, go on later, end with the same bits.
 
 A folder holds `checkpoint.pt` (weights, optimiser, schedule, random states, archive, curves) and `curves.csv`. A
 checkpoint knows what it belongs to, and is refused by name when space, costs, evaluator, configuration or seed differ.

@@ -1,10 +1,9 @@
-"""What each training stage can be told; every number is checked when the config is built."""
+"""Settings of each training stage; every number is checked when the config is built."""
 
 from dataclasses import dataclass, field
 
 from pnag.models.errors import TrainingError
 
-METHODS = ("elite-imitation", "reinforce")
 SCORES = ("composite", "ranking")
 
 
@@ -15,10 +14,10 @@ def _check(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class EvaluatorConfig:
-    """How the accuracy model is fitted, and which score guides the generator."""
+    """Fit of the accuracy model, and the score that guides the generator."""
 
     score: str = "composite"
-    """What the generator's training maximises at a budget: `composite` (accuracy where the cost fits) or `ranking`
+    """Maximised by the generator's training at a budget: `composite` (accuracy where the cost fits) or `ranking`
     (the paper's learned score, for method `reinforce`)."""
     min_records: int = 20
     """Fewer than this are refused."""
@@ -52,7 +51,7 @@ class EvaluatorConfig:
 
 @dataclass(frozen=True)
 class RankingConfig:
-    """How the paper's evaluator is trained (eq. 4)."""
+    """Training of the paper's evaluator (eq. 4)."""
 
     budgets: int = 10
     """Budgets K with an embedding of their own, even over the range of costs."""
@@ -79,7 +78,7 @@ class RankingConfig:
 
 @dataclass(frozen=True)
 class ArchiveConfig:
-    """How the elite archive is searched."""
+    """Search of the elite archive."""
 
     cells: int = 128
     """Budgets that the archive keeps elites for, denser at the cheap end."""
@@ -105,7 +104,7 @@ class ArchiveConfig:
 
 @dataclass(frozen=True)
 class ReinforceConfig:
-    """How the policy is trained by policy gradient (eq. 2)."""
+    """Training of the policy by policy gradient (eq. 2)."""
 
     steps: int = 800
     """Gradient steps."""
@@ -128,10 +127,10 @@ class ReinforceConfig:
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """How the policy is trained; steps, rounds and the rest below `hidden` are those of elite imitation."""
+    """Training of the policy; steps, rounds and the rest below `hidden` are those of elite imitation."""
 
     method: str = "elite-imitation"
-    """`elite-imitation`, or the paper's `reinforce`."""
+    """One of `pnag.trainer.generator.train.METHODS`: `elite-imitation`, or the paper's `reinforce`."""
     embedding: int = 48
     """Width of the LSTM's input."""
     hidden: int = 32
@@ -152,7 +151,6 @@ class GeneratorConfig:
     """Samples per budget asked."""
 
     def __post_init__(self) -> None:
-        _check(self.method in METHODS, f"generator method is {self.method!r}; choose from {list(METHODS)}")
         _check(self.hidden > 0 and self.embedding > 0, "hidden and embedding must be above 0")
         _check(self.steps > 0 and self.rounds > 0 and self.batch_size > 0, "steps, rounds, batch_size must be above 0")
         _check(self.temperature > 0, f"temperature is {self.temperature}; above 0")
@@ -169,10 +167,3 @@ class TrainConfig:
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
     ranking: RankingConfig = field(default_factory=RankingConfig)
-
-    def __post_init__(self) -> None:
-        _check(
-            self.evaluator.score == "composite" or self.generator.method == "reinforce",
-            f"evaluator score {self.evaluator.score!r} guides method reinforce only; {self.generator.method!r} "
-            "imitates elites by accuracy. Choose --method reinforce, or the composite score",
-        )

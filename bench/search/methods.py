@@ -35,8 +35,9 @@ from pnag.trainer.config import ReinforceConfig, TrainConfig
 from pnag.trainer.evaluator.dominance import composite_score
 from pnag.trainer.generator.archive import Archive, neighbours, search_archive
 from pnag.trainer.generator.objective import Objective, RememberingObjective
+from pnag.trainer.generator.policy_run import PolicyRun, sample
 from pnag.trainer.generator.reinforce import composite, reinforce
-from pnag.trainer.generator.train import sample, train_generator
+from pnag.trainer.generator.train import GeneratorTask, train_generator
 from pnag.trainer.generator.variation import crossover, mutate
 from pnag.trainer.progress import SILENT, Progress
 
@@ -126,7 +127,7 @@ def _evolution_per_budget(run: Run, objective: RememberingObjective) -> Answerer
     answers = []
     for budget in run.problem.budgets_B:
         memory = RememberingObjective(objective.cost, objective.accuracy, limit=share)
-        population = sample(uniform, np.full(size, budget), 1, rng)
+        population = sample(uniform, np.full(size, budget), rng)
         _ask_what_is_left(memory, population[cost(population) <= budget])
         stale = 0
         while memory.remaining > 0 and stale < _EVO_PATIENCE:
@@ -238,7 +239,7 @@ def _policy(samples: int, seed: int, generator: Generator, memory_ND: Tokens | N
         rng = np.random.default_rng([seed, 20])
         answers = []
         for budget in budgets_B:
-            tokens_ND = sample(generator, np.full(samples, budget), 1, rng)
+            tokens_ND = sample(generator, np.full(samples, budget), rng)
             if memory_ND is not None:
                 tokens_ND = np.concatenate([tokens_ND, memory_ND])
             answers.append(_pool(tokens_ND, *objective(tokens_ND))(np.array([budget]), objective)[0])
@@ -252,7 +253,7 @@ def _trained(run: Run, objective: RememberingObjective) -> tuple[Archive, Genera
     if "elite" not in run.shared:
         config = replace(run.config, seed=run.seed, generator=replace(run.config.generator, method="elite-imitation"))
         started, calls = time.monotonic(), objective.calls
-        trained = train_generator(run.problem.space, run.problem.slack, objective, config, run.progress)
+        trained = train_generator(GeneratorTask(run.problem.space, run.problem.slack, objective, config), run.progress)
         run.shared["elite"] = (trained, objective.calls - calls, time.monotonic() - started)
     else:
         objective.calls += run.shared["elite"][1]
@@ -278,7 +279,7 @@ def _reinforce(run: Run, objective: RememberingObjective) -> Answerer:
         generator=replace(run.config.generator, method="reinforce"),
         reinforce=_reinforce_within(run.config.reinforce, run),
     )
-    _, generator = train_generator(run.problem.space, run.problem.slack, objective, config, run.progress)
+    _, generator = train_generator(GeneratorTask(run.problem.space, run.problem.slack, objective, config), run.progress)
     return _policy(run.samples, run.seed, generator)
 
 
@@ -301,11 +302,10 @@ def _nas_mo(run: Run, objective: RememberingObjective) -> Answerer:
             torch.manual_seed(run.seed * 1000 + number)
             memory = RememberingObjective(objective.cost, objective.accuracy, limit=share)
             generator = _new_policy(problem, run.config.generator.embedding, run.config.generator.hidden)
-            reinforce(
-                generator, memory, composite(problem.high - problem.low), config,
-                np.random.default_rng([run.seed, 12, number]), SILENT, Checkpoint(None, {}),
-                budgets_K=np.array([budget]),
-            )  # fmt: skip
+            policy_run = PolicyRun(
+                generator, np.random.default_rng([run.seed, 12, number]), SILENT, Checkpoint(None, {})
+            )
+            reinforce(policy_run, memory, composite(problem.high - problem.low), config, np.array([budget]))
             objective.calls += memory.calls
             policies.append(_policy(run.samples, run.seed, generator))
             bar.step()

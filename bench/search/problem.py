@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pnag.models.cost.additive import GroupedCost, LayerCost, macs_cost
@@ -22,9 +21,10 @@ from pnag.trainer.checkpoint import digest
 from pnag.trainer.config import EvaluatorConfig
 from pnag.trainer.data.records import Records, options_seen, read_records
 from pnag.trainer.evaluator.train import train_evaluator
-from pnag.trainer.generator.archive import cheapest, dearest
+from pnag.trainer.generator.archive import ends
 from pnag.trainer.generator.objective import RememberingObjective
 from pnag.trainer.progress import Progress
+from pnag.trainer.repeatable import use_one_thread
 
 Floats = NDArray[np.float64]
 
@@ -125,10 +125,10 @@ def load_problem(
         table = LatencyTable.load(table_path)
         cost, device, unit = table.cost(space), table.device.name, "ms"
     slack = SlackTable.build(space, [cost])
-    low, high = (float(c) for c in cost(np.stack([cheapest(space, slack), dearest(space, slack)])))
+    low, high = (float(c) for c in cost(ends(space, slack)))
     if not high > low * (1 + 1e-9):
         raise TrainingError(f"every architecture of {space.name} costs {low:.4g} {unit}; there is nothing to trade off")
-    torch.set_num_threads(1)  # one thread sums in one order: the same evaluator every time
+    use_one_thread()
     fitted = train_evaluator(space, records, EvaluatorConfig(), seed, progress) if fits else None
 
     def accuracy(tokens_ND: Tokens) -> Floats:

@@ -22,7 +22,7 @@ from pnag.models.errors import RecordsError
 from pnag.models.pareto import hypervolume
 from pnag.models.space.search_space import SearchSpace, Tokens
 from pnag.trainer.config import EvaluatorConfig
-from pnag.trainer.evaluator.train import fit_gaussian_process
+from pnag.trainer.evaluator.gaussian_process import fit_gaussian_process
 from pnag.trainer.label.active import Labeller, label_all
 from pnag.trainer.progress import SILENT, Progress
 

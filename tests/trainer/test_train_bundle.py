@@ -15,7 +15,7 @@ from pnag.models.bundle.bundle import EVALUATOR, GENERATOR, LATENCY_TABLE, MANIF
 from pnag.models.errors import LatencyTableError, MissingLayerError, RecordsError, TrainingError
 from pnag.trainer.progress import show_progress
 from pnag.trainer.recipes import quick
-from pnag.trainer.train_bundle import Identity, retarget_bundle, train_bundle
+from pnag.trainer.train_bundle import BundleRef, Job, Sources, retarget_bundle, train_bundle
 
 WriteTable = Callable[..., Path]
 WriteRecords = Callable[..., Path]
@@ -24,7 +24,8 @@ SPACE_NAME = "nas-bench-macro"
 
 def _train(records: Path, table: Path, out: Path, space: str = SPACE_NAME) -> Bundle:
     with show_progress() as progress:
-        return train_bundle(space, records, table, out, Identity(out.name, "1", "invented"), quick(), progress)
+        job = Job(out, BundleRef(out.name, "1", "invented"), quick(), progress)
+        return train_bundle(Sources(space, records, table), job)
 
 
 def test_the_bundle_answers_and_its_self_test_comes_out_the_same(trained: Bundle) -> None:
@@ -62,7 +63,8 @@ def test_retarget_keeps_the_evaluator_and_answers_for_the_new_device(
 ) -> None:
     table = write_table(tmp_path / "fast.json", speed=4.0)
     with show_progress() as progress:
-        made = retarget_bundle(trained, table, tmp_path / "fast", "fast", quick(), progress)
+        job = Job(tmp_path / "fast", BundleRef("fast", "1", "invented"), quick(), progress)
+        made = retarget_bundle(trained, table, job)
     assert made.contents[EVALUATOR] == trained.contents[EVALUATOR]
     assert made.manifest["accuracy"] == trained.manifest["accuracy"]
     assert made.known == trained.known

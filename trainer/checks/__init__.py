@@ -1,1 +1,1 @@
-"""Is a space, a file of records, an exported network what it says it is?"""
+"""Checks of a space, a file of records and a built network against what they say they are."""

@@ -1,4 +1,4 @@
-"""Does a search space keep its promises? What `pnag spaces check NAME` tries; the promises are `SearchSpace`'s.
+"""Checks that a search space keeps the promises of `SearchSpace`, for `pnag spaces check NAME`.
 
 Each check samples architectures and compares two ways to the same thing, so that a space from a stranger's package
 fails here, with the architecture named, and not as a bundle that is quietly wrong.

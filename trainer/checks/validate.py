@@ -1,4 +1,4 @@
-"""Everything that is wrong with a search space and its files, before minutes of training find the first of it."""
+"""Find everything that is wrong with a search space and its files, before minutes of training find the first."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,15 +9,15 @@ import numpy as np
 from pnag.models.errors import PnagError
 from pnag.models.space.tabular import TableSpace, shown
 from pnag.trainer.config import EvaluatorConfig
-from pnag.trainer.data.records import options_seen, read_records
+from pnag.trainer.data.records import Records, options_seen
 from pnag.trainer.tabular.costs import learn_cost
-from pnag.trainer.tabular.records import TableReading, read_table
+from pnag.trainer.tabular.records import read
 from pnag.trainer.tabular.space_file import load_space
 
 
 @dataclass
-class Report:
-    """What was found: facts and notes are fine, problems are not."""
+class ValidationReport:
+    """Findings about a space and its files: facts and notes are fine, problems are not."""
 
     facts: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -28,9 +28,9 @@ class Report:
         return {"ok": not self.problems, **asdict(self)}
 
 
-def validate(space_name: str, records: Path | None, candidates: Path | None) -> Report:
+def validate(space_name: str, records: Path | None, candidates: Path | None) -> ValidationReport:
     """Look at everything that can be looked at."""
-    report = Report()
+    report = ValidationReport()
     try:
         space = load_space(space_name)
     except PnagError as exc:
@@ -44,22 +44,22 @@ def validate(space_name: str, records: Path | None, candidates: Path | None) -> 
         if path is None:
             continue
         try:
+            reading = read(path, space, needs_accuracy=not is_candidates)
+            report.problems += reading.problems.sentences
+            report.notes += reading.notes
+            if reading.problems.sentences:
+                continue
             if isinstance(space, TableSpace):
-                reading = read_table(path, space, needs_accuracy=not is_candidates)
-                report.problems += reading.problems
-                report.notes += reading.notes
-                if not reading.problems:
-                    _look_at(reading, space, path.name, is_candidates, report)
+                _look_at(reading.records, space, is_candidates, report)
             else:
-                read = read_records(path, space)
-                report.facts.append(f"{path.name}: {len(read)} architectures")
+                report.facts.append(f"{path.name}: {len(reading.records)} architectures")
         except PnagError as exc:
             report.problems.append(str(exc))
     return report
 
 
-def _look_at(reading: TableReading, space: TableSpace, name: str, is_candidates: bool, report: Report) -> None:
-    count = len(reading.tokens_ND)
+def _look_at(records: Records, space: TableSpace, is_candidates: bool, report: ValidationReport) -> None:
+    name, count = records.source, len(records)
     report.facts.append(f"{name}: {count} architectures, {100 * count / space.num_architectures:.3g} % of the space")
     if is_candidates:
         return
@@ -68,15 +68,15 @@ def _look_at(reading: TableReading, space: TableSpace, name: str, is_candidates:
         report.problems.append(f"{name}: {count} rows; training needs at least {minimum}")
     unseen = [
         f"{d.name}={o}"
-        for d, seen in zip(space.decisions, options_seen(space, reading.tokens_ND).values(), strict=True)
+        for d, seen in zip(space.decisions, options_seen(space, records.tokens_ND).values(), strict=True)
         for o in d.options
         if o not in seen
     ]
     if unseen:
         report.notes.append(f"{name}: options without a record, which no answer will use: {shown(unseen)}")
-    if reading.accuracy_N is not None and np.ptp(reading.accuracy_N) == 0:
+    if records.accuracy_N is not None and np.ptp(records.accuracy_N) == 0:
         report.problems.append(f"{name}: the accuracy is the same in every row; there is nothing to learn")
-    latency_N = reading.latency_ms_N
+    latency_N = records.latency_ms_N
     if latency_N is None:
         if "latency_ms" not in space.option_costs:
             report.problems.append(
@@ -89,7 +89,7 @@ def _look_at(reading: TableReading, space: TableSpace, name: str, is_candidates:
             f"{name}: latency_ms is {latency_N[0]:g} in every row; a trade-off needs differing costs"
         )
         return
-    learned = learn_cost(space, reading.tokens_ND, latency_N)
+    learned = learn_cost(space, records.tokens_ND, latency_N)
     kind = "options and pairs of them" if learned.is_pairwise else "options alone"
     report.facts.append(f"{name}: latency_ms follows from {kind} within {learned.mape_percent:.2g} % (cross-validated)")
     if learned.mape_percent > 20:

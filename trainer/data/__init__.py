@@ -1,1 +1,1 @@
-"""What training reads of spaces with layers: records, references, images."""
+"""Files that training reads: records, references, images."""

@@ -54,7 +54,7 @@ class Images:
         return Images(self.pixels_NCHW[index_N], self.labels_N[index_N])
 
     def split(self, num_held_out: int) -> tuple["Images", "Images"]:
-        """What to train on, and what to hold out: the same split whatever the training's seed.
+        """Split into images to train on and images to hold out, the same whatever the training's seed.
 
         Raises:
             TrainingError: if that leaves nothing to train on.

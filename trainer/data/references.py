@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from pnag.models.errors import RecordsError
 from pnag.models.space.search_space import SearchSpace, Tokens
-from pnag.trainer.data.records import decode_column, read_frame
+from pnag.trainer.data.records import Problems, check_distinct, decode_column, read_frame
 
 
 def read_references(
@@ -24,18 +24,18 @@ def read_references(
     """
     frame = read_frame(path)
     missing = [column for column in ("name", "architecture") if column not in frame.columns]
-    if missing or frame.empty:
-        raise RecordsError(
-            f"{path.name}: has columns {list(frame.columns)} and {len(frame)} rows; references need name and "
-            "architecture, and at least one row"
-        )
+    if missing:
+        raise RecordsError(f"{path.name}: has columns {list(frame.columns)}; references need name and architecture")
     names = [
         "" if blank else str(name).strip() for name, blank in zip(frame["name"], frame["name"].isna(), strict=True)
     ]
     for row, name in enumerate(names, start=1):
         if not name or name in names[: row - 1]:
             raise RecordsError(f"{path.name}, row {row}: name is {name!r}; give each reference a name of its own")
-    tokens_ND, encodings = decode_column(frame["architecture"], space, path.name)
+    problems = Problems(path.name)
+    tokens_ND, encodings = decode_column(frame["architecture"], space, problems)
+    check_distinct(encodings, problems)
+    problems.refuse()
     refused = np.flatnonzero(~allowed(tokens_ND))
     if len(refused):
         raise RecordsError(

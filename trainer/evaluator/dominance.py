@@ -1,5 +1,4 @@
-"""Which of two architectures is better at a budget (PNAG, eq. 5), the loss that teaches it (eq. 4), and how often a
-score gets it right.
+"""Pareto dominance at a budget (PNAG, eq. 5), the loss that teaches it (eq. 4), and a score's agreement with it.
 
 Axis letters: N = architectures, K = budgets.
 """
@@ -53,7 +52,7 @@ def ranking_loss(score_KN: "Tensor", dominance_KNN: "Tensor", margin: float) -> 
 
 @dataclass(frozen=True)
 class PairAgreement:
-    """How well a score orders pairs as eq. 5 does; NaN where there are no such pairs.
+    """Shares of pairs that a score orders as eq. 5 does; NaN where there are no such pairs.
 
     Attributes:
         accuracy: share of pairs in the right order, all of them.

@@ -9,21 +9,21 @@ from pnag.models.accuracy.features import CoupledDecisions
 from pnag.models.accuracy.message_passing import MessagePassing, pairs, receive
 
 MAX_NODES = 8
-"""Decisions of one list; with more of them there are too many pairs to find out who hears whom."""
+"""Decisions of one list; with more of them there are too many pairs to find out which receives from which."""
 MAX_COORDINATES = 16
 """Of an option; those of a longer list start in random directions instead of at right angles."""
 DEVIATION_PENALTY = 0.1
 """On the square of what an option adds to a logit."""
 
 
-def wired_lists(ties: CoupledDecisions) -> list[int]:
-    """The lists that two to MAX_NODES decisions choose from."""
+def shared_lists(ties: CoupledDecisions) -> list[int]:
+    """Lists that two to MAX_NODES decisions choose from."""
     numbers = range(ties.lists_F.max(initial=-1) + 1)
     return [n for n in numbers if 2 <= len(np.unique(ties.groups_F[ties.lists_F == n])) <= MAX_NODES]
 
 
-class FittedWiring(torch.nn.Module):
-    """At the start every node hears the input and all nodes before it alike, whatever the other decisions are."""
+class FittedMessagePassing(torch.nn.Module):
+    """At the start every node receives from the input and all nodes before it alike, whatever the other decisions."""
 
     def __init__(self, ties: CoupledDecisions, number: int) -> None:
         super().__init__()

@@ -19,6 +19,7 @@ from pnag.models.space.search_space import SearchSpace, Tokens
 from pnag.trainer.config import RankingConfig
 from pnag.trainer.evaluator.dominance import dominance, ranking_loss
 from pnag.trainer.progress import Progress
+from pnag.trainer.repeatable import use_one_thread
 
 Floats = NDArray[np.float64]
 
@@ -81,8 +82,7 @@ def train_ranking_evaluator(
         raise TrainingError(f"{len(tokens_ND)} architectures; a ranking needs at least two to compare")
     if np.ptp(cost_N) <= 0:
         raise TrainingError(f"every architecture costs {cost_N[0]:.4g}; a ranking over budgets needs different costs")
-    torch.set_num_threads(1)
-    torch.manual_seed(seed)
+    use_one_thread(seed)
     rng = np.random.default_rng([seed, 4])
     budgets_K = np.linspace(cost_N.min(), cost_N.max(), config.budgets)
     evaluator = RankingEvaluator(space, ArchitectureFeatures(space)(tokens_ND), budgets_K, config)

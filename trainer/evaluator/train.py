@@ -2,12 +2,9 @@
 
 A Gaussian process up to `gp_max_records` (gpytorch, exact), an ensemble of MLPs above (scikit-learn). The interval is
 split-conformal on -log(1 - accuracy): half of the held-out records set its width, the other half tests it.
-
-Axis letters beside those of `models/accuracy`: G = groups of features, O = options that differ, C = coordinates.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,23 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
-from pnag.models.accuracy.evaluator import AccuracyModel, GaussianProcess, MeanProcess, MlpEnsemble, to_log_error
-from pnag.models.accuracy.evaluator import kernel as covariance_of
+from pnag.models.accuracy.evaluator import AccuracyModel, MeanProcess, MlpEnsemble, to_log_error
 from pnag.models.accuracy.features import ArchitectureFeatures, CoupledDecisions
 from pnag.models.errors import TrainingError
 from pnag.models.space.search_space import SearchSpace, Tokens
 from pnag.trainer.config import EvaluatorConfig
 from pnag.trainer.data.records import Records
+from pnag.trainer.evaluator.gaussian_process import Extend, fit_gaussian_process, standardise
+from pnag.trainer.evaluator.message_passing import shared_lists
 from pnag.trainer.progress import Progress
 
 Floats = NDArray[np.float64]
 _BATCH = 200
 """Records per step of an MLP."""
-MAX_COORDINATES = 16
-"""Of an option's embedding; options of a longer list start at random places instead of equally far apart."""
-
-_Extend = Callable[[Floats, Floats], AccuracyModel]
-"""Features and accuracy of more records -> the fitted model with those let in."""
 
 
 @dataclass(frozen=True)
@@ -132,202 +125,39 @@ def _finite(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fit_gaussian_processes(
-    features_MF: Floats,
-    accuracy_M: Floats,
-    config: EvaluatorConfig,
-    seed: int,
-    progress: Progress,
+    features_MF: Floats, accuracy_M: Floats, config: EvaluatorConfig, seed: int, progress: Progress,
     ties: CoupledDecisions | None,
-) -> tuple[AccuracyModel, _Extend]:
-    """The mean of one without and one with wirings, where decisions share a list; otherwise just one.
+) -> tuple[AccuracyModel, Extend]:  # fmt: skip
+    """The mean of one without and one with message passing, where decisions share a list; otherwise just one.
 
-    A wiring finds what one without would never see, and now and then finds what is not there: the mean of the two
-    loses less on every kind of table but the wiring's own (docs/decisions/0018).
+    Message passing finds what a kernel without it would never see, and now and then finds what is not there: the mean
+    of the two loses less on every kind of table but those it was made for (docs/decisions/0018).
     """
-    from pnag.trainer.evaluator.message_passing import wired_lists
-
-    if ties is None or not wired_lists(ties):
+    if ties is None or not shared_lists(ties):
         return fit_gaussian_process(features_MF, accuracy_M, config, seed, progress, ties)
 
     def fit(features: Floats, accuracy: Floats) -> MeanProcess:
         kinds = (False, True)
         return MeanProcess(
-            [fit_gaussian_process(features, accuracy, config, seed, progress, ties, is_wired=k)[0] for k in kinds]
+            [
+                fit_gaussian_process(features, accuracy, config, seed, progress, ties, passes_messages=k)[0]
+                for k in kinds
+            ]
         )
 
     return fit(features_MF, accuracy_M), fit
 
 
-def fit_gaussian_process(
-    features_MF: Floats, accuracy_M: Floats, config: EvaluatorConfig, seed: int, progress: Progress,
-    ties: CoupledDecisions | None = None, *, is_wired: bool = False,
-) -> tuple[GaussianProcess, _Extend]:  # fmt: skip
-    """Choose the kernel by marginal likelihood; the closure lets any records in.
-
-    Args:
-        ties: features of one group share their weights, the kernel has a quadratic part, options have an embedding that
-            decisions with the same list share, and the ceiling of y is learned. None = each feature for itself, 1.
-        is_wired: the kernel has what decisions with the same list hear of each other (`message_passing.py`).
-    """
-    import gpytorch
-    import linear_operator
-    import torch
-
-    from pnag.trainer.evaluator.message_passing import FittedWiring, wired_lists
-
-    shift_F, spread_F = _standardise(features_MF)
-    y_M = to_log_error(accuracy_M)
-    mean, scale = float(y_M.mean()), float(y_M.std()) or 1.0
-    subset = np.random.default_rng(seed).permutation(len(y_M))[: config.gp_hyperparameter_records]
-    x = torch.from_numpy((features_MF[subset] - shift_F) / spread_F)
-    y = torch.from_numpy((y_M[subset] - mean) / scale)
-    accuracy = torch.from_numpy(accuracy_M[subset])
-    highest = float(accuracy_M.max())
-    num_features = x.shape[1]
-
-    class Kernel(gpytorch.models.ExactGP):  # type: ignore[misc]
-        def __init__(self, likelihood: Any) -> None:
-            super().__init__(x, y, likelihood)
-            self.constant_mean = gpytorch.means.ConstantMean()
-            self.rbf = gpytorch.kernels.ScaleKernel(gpytorch.kernels.RBFKernel(ard_num_dims=num_features))
-            self.rbf.base_kernel.lengthscale = math.sqrt(num_features)
-            self.raw_linear = torch.nn.Parameter(torch.full((num_features,), -4.0))
-            if ties is not None:
-                self.groups_F = torch.from_numpy(ties.groups_F)
-                num_groups = int(ties.groups_F.max()) + 1
-                # The embedding has the lengths.
-                self.rbf = gpytorch.kernels.ScaleKernel(gpytorch.kernels.RBFKernel())
-                self.rbf.base_kernel.lengthscale = 1.0
-                self.rbf.base_kernel.raw_lengthscale.requires_grad_(False)
-                self.options_OC = torch.nn.Parameter(_embedding(ties))
-                self.weight_G = torch.nn.Parameter(torch.ones(num_groups))
-                self.raw_linear = torch.nn.Parameter(torch.full((num_groups,), -2.0))
-                self.raw_quadratic = torch.nn.Parameter(torch.full((num_groups,), -3.0))
-                lists = wired_lists(ties) if is_wired else []
-                self.wirings = torch.nn.ModuleList([FittedWiring(ties, number) for number in lists])
-                self.log_gap = torch.nn.Parameter(torch.tensor(0.0))
-
-        def linear_F(self) -> Any:  # noqa: N802
-            linear = torch.nn.functional.softplus(self.raw_linear)
-            return linear if ties is None else linear[self.groups_F]
-
-        def quadratic_F(self) -> Any:  # noqa: N802
-            return torch.nn.functional.softplus(self.raw_quadratic)[self.groups_F]
-
-        def embedding_FP(self) -> Any:  # noqa: N802
-            """Each decision's options in coordinates of its own, shape [F, G * C]."""
-            assert ties is not None
-            option_FC = self.options_OC[ties.options_F] * self.weight_G[self.groups_F][:, None]
-            option_FC = option_FC * torch.from_numpy(ties.options_F >= 0)[:, None]
-            of_group_FG = torch.nn.functional.one_hot(self.groups_F)
-            return (of_group_FG[:, :, None] * option_FC[:, None, :]).flatten(1)
-
-        def targets(self) -> tuple[Any, Any]:
-            """Standardised y, and what its logarithmic density gains by the ceiling, per record."""
-            if ties is None:
-                return y, 0.0
-            warped = -torch.log(highest + self.gap() - accuracy)
-            scale = warped.std(correction=0)
-            return (warped - warped.mean()) / scale, warped.mean() - torch.log(scale)
-
-        def gap(self) -> Any:
-            """From the highest accuracy to the ceiling."""
-            return accuracy.std() * torch.exp(self.log_gap)
-
-        def forward(self, inputs: Any) -> Any:
-            if ties is None:
-                covariance = self.rbf(inputs).to_dense() + (inputs * self.linear_F()) @ inputs.T
-            else:
-                covariance = self.rbf(inputs @ self.embedding_FP()).to_dense()
-                covariance = covariance + (inputs * self.linear_F()) @ inputs.T
-                covariance = covariance + ((inputs * self.quadratic_F()) @ inputs.T) ** 2
-                for wiring in self.wirings:
-                    heard = wiring(inputs)
-                    covariance = covariance + heard @ heard.T
-            # Lazily: a dense matrix would be factorised here, before the noise makes it positive definite.
-            lazy = linear_operator.to_linear_operator(covariance)
-            return gpytorch.distributions.MultivariateNormal(self.constant_mean(inputs), lazy)
-
-    likelihood = gpytorch.likelihoods.GaussianLikelihood(noise_constraint=gpytorch.constraints.GreaterThan(1e-5))
-    likelihood.noise = 0.05
-    kernel = Kernel(likelihood).double()
-    kernel.train()
-    objective = gpytorch.mlls.ExactMarginalLogLikelihood(likelihood, kernel)
-    optimizer = torch.optim.Adam(kernel.parameters(), lr=config.gp_learning_rate)
-    with gpytorch.settings.fast_computations(False, False, False), progress.stage("evaluator", config.gp_steps) as bar:
-        for _ in range(config.gp_steps):
-            optimizer.zero_grad()
-            targets, gain = kernel.targets()
-            loss = -objective(kernel(x), targets) - gain
-            if ties is not None:
-                loss = loss + sum(wiring.penalty() for wiring in kernel.wirings) / len(x)
-            loss.backward()
-            optimizer.step()
-            bar.step(note=f"-log likelihood {loss.item():.3f}")
-    ceiling = 1.0
-    if ties is not None:
-        ceiling = highest + float(kernel.gap().item())
-        y_M = to_log_error(accuracy_M, ceiling)
-        mean, scale = float(y_M.mean()), float(y_M.std())
-    hyperparameters = {
-        "shift_F": shift_F,
-        "spread_F": spread_F,
-        "lengthscale_F": np.broadcast_to(kernel.rbf.base_kernel.lengthscale.detach().numpy()[0], num_features),
-        "linear_F": kernel.linear_F().detach().numpy(),
-        "outputscale": float(kernel.rbf.outputscale.item()),
-        "constant": float(kernel.constant_mean.constant.item()),
-        "mean": mean,
-        "scale": scale,
-        "noise": float(likelihood.noise.item()),
-        "quadratic_F": None if ties is None else kernel.quadratic_F().detach().numpy(),
-        "embedding_FP": None if ties is None else kernel.embedding_FP().detach().numpy(),
-        "message_passings": () if ties is None else tuple(wiring.frozen() for wiring in kernel.wirings),
-    }
-    noise = hyperparameters["noise"]
-    of_kernel = {
-        k: hyperparameters[k]
-        for k in ("lengthscale_F", "linear_F", "outputscale", "quadratic_F", "embedding_FP", "message_passings")
-    }
-
-    def condition(features: Floats, accuracy: Floats) -> GaussianProcess:
-        z = (features - shift_F) / spread_F
-        covariance = covariance_of(z, z, **of_kernel)
-        covariance[np.diag_indices_from(covariance)] += noise
-        residual = (to_log_error(accuracy, ceiling) - mean) / scale - hyperparameters["constant"]
-        weights_M = np.linalg.solve(covariance, residual)
-        return GaussianProcess(inputs_MF=features, weights_M=weights_M, ceiling=ceiling, **hyperparameters)
-
-    def again(features: Floats, accuracy: Floats) -> GaussianProcess:
-        return fit_gaussian_process(features, accuracy, config, seed, progress, ties, is_wired=is_wired)[0]
-
-    # A ceiling and an embedding have much to gain from the last fifth of the records (docs/decisions/0017).
-    return condition(features_MF, accuracy_M), condition if ties is None else again
-
-
-def _embedding(ties: CoupledDecisions) -> Any:
-    """Where options start: all of a list equally far from each other, shape [O, C]; the nearer, the more decisions."""
-    import torch
-
-    is_option_F = ties.options_F >= 0
-    num_decisions = len(np.unique(ties.groups_F[is_option_F]))
-    place_O = np.zeros(ties.options_F.max(initial=0) + 1, dtype=np.int64)
-    place_O[ties.options_F[is_option_F]] = ties.places_F[is_option_F]
-    apart_O = torch.nn.functional.one_hot(torch.from_numpy(place_O)).double()
-    if apart_O.shape[1] > MAX_COORDINATES:
-        apart_O = torch.randn(len(place_O), MAX_COORDINATES).double() / math.sqrt(MAX_COORDINATES)
-    return apart_O * math.sqrt(0.8 / num_decisions)
-
-
 def _fit_mlp_ensemble(
     features_MF: Floats, accuracy_M: Floats, config: EvaluatorConfig, seed: int, progress: Progress
-) -> tuple[AccuracyModel, _Extend]:
+) -> tuple[AccuracyModel, Extend]:
     """scikit-learn's MLPs from different starts; letting more records in means fitting again."""
     from sklearn.neural_network import MLPRegressor
     from threadpoolctl import threadpool_limits
 
     def fit(features: Floats, accuracy: Floats) -> MlpEnsemble:
         targets = to_log_error(accuracy)
-        shift_F, spread_F = _standardise(features)
+        shift_F, spread_F = standardise(features)
         mean, scale = float(targets.mean()), float(targets.std()) or 1.0
         x, y = (features - shift_F) / spread_F, (targets - mean) / scale
         networks = []
@@ -350,11 +180,3 @@ def _fit_mlp_ensemble(
         return MlpEnsemble(networks, shift_F, spread_F, mean, scale)
 
     return fit(features_MF, accuracy_M), fit
-
-
-def _standardise(features_MF: Floats) -> tuple[Floats, Floats]:
-    """Shift and spread per feature: 0/1 columns stay, the others get mean 0 and deviation 1."""
-    binary_F = np.all((features_MF == 0) | (features_MF == 1), axis=0)
-    spread_F = features_MF.std(axis=0)
-    constant_F = binary_F | (spread_F < 1e-12)
-    return np.where(binary_F, 0.0, features_MF.mean(axis=0)), np.where(constant_F, 1.0, spread_F)

@@ -1,7 +1,9 @@
 """The elite archive: the best architectures known for each of many budgets, and the search that fills it.
 
-The archive searches, the generator amortises (docs/decisions/0005). Search is evolution over all budgets at once, then
-a local search that tries every one-decision neighbour of the front until none is better.
+Keeping elites per cell of a grid is that of MAP-Elites (Mouret and Clune, 2015, arXiv:1504.04909); here the cells are
+budgets, and an architecture is an elite of every budget it fits. The archive searches, the generator amortises
+(docs/decisions/0005). Search is evolution over all budgets at once, then a local search that tries every one-decision
+neighbour of the front until none is better.
 
 Axis letters: N = architectures, D = decisions, J = budgets of the grid, M = elites per budget.
 """
@@ -44,27 +46,26 @@ class Archive:
 
     def add(self, tokens_ND: Tokens) -> None:
         """Evaluate what is new among canonical tokens, as far as the objective allows, and keep what is an elite."""
+        fresh = self._fresh(tokens_ND, self.objective.remaining)
+        if fresh:
+            self._keep(tokens_ND[fresh], *self.objective(tokens_ND[fresh]))
+
+    def add_evaluated(self, tokens_ND: Tokens, cost_N: Floats, accuracy_N: Floats) -> None:
+        """Keep architectures that were evaluated elsewhere where they are elites."""
+        fresh = self._fresh(tokens_ND, len(tokens_ND))
+        if fresh:
+            self._keep(tokens_ND[fresh], cost_N[fresh], accuracy_N[fresh])
+
+    def _fresh(self, tokens_ND: Tokens, most: int) -> list[int]:
+        """Rows that were never seen, the first `most` of them; they are seen then."""
         fresh: list[int] = []
         for row, key in enumerate(map(bytes, tokens_ND.astype(np.int8))):
-            if len(fresh) == self.objective.remaining:
+            if len(fresh) == most:
                 break
             if key not in self._seen:
                 self._seen.add(key)
                 fresh.append(row)
-        if not fresh:
-            return
-        new_ND = tokens_ND[fresh]
-        self._keep(new_ND, *self.objective(new_ND))
-
-    def add_evaluated(self, tokens_ND: Tokens, cost_N: Floats, accuracy_N: Floats) -> None:
-        """Keep architectures that were evaluated elsewhere where they are elites."""
-        fresh = []
-        for row, key in enumerate(map(bytes, tokens_ND.astype(np.int8))):
-            if key not in self._seen:
-                self._seen.add(key)
-                fresh.append(row)
-        if fresh:
-            self._keep(tokens_ND[fresh], cost_N[fresh], accuracy_N[fresh])
+        return fresh
 
     def state(self) -> dict[str, torch.Tensor | int]:
         """Everything the archive knows, for a checkpoint."""
@@ -109,25 +110,20 @@ def budget_grid(low: float, high: float, count: int) -> Floats:
     return low + (high - low) * np.linspace(0.0, 1.0, count) ** 1.5
 
 
-def cheapest(space: SearchSpace, slack: SlackTable, cost: int = 0) -> Tokens:
-    """The architecture that takes the smallest floor step at each decision, shape [D]: exact where floors are."""
-    return _extreme(space, slack, cost, sign=1)
+def ends(space: SearchSpace, slack: SlackTable) -> Tokens:
+    """The cheapest and the most expensive architecture, shape [2, D].
 
-
-def dearest(space: SearchSpace, slack: SlackTable, cost: int = 0) -> Tokens:
-    """The architecture that takes the largest floor step at each decision, shape [D]; greedy."""
-    return _extreme(space, slack, cost, sign=-1)
-
-
-def _extreme(space: SearchSpace, slack: SlackTable, cost: int, sign: int) -> Tokens:
-    tokens = np.full((1, len(space.decisions)), INACTIVE, dtype=np.int64)
+    Greedy: what adds least, or most, to the lower bound of the primary cost at each decision. The first is exact where
+    the bound is.
+    """
+    tokens_2D = np.full((2, len(space.decisions)), INACTIVE, dtype=np.int64)
     for t in range(len(space.decisions)):
-        entry = int(slack.entries(tokens)[0, t])
-        if not slack.inactive_R[entry]:
-            steps_C = slack.steps_RK[entry : entry + int(slack.width_D[t]), cost]
-            tokens[0, t] = int(np.argmin(sign * steps_C))
-    extreme_D: Tokens = tokens[0]
-    return extreme_D
+        for tokens_D, sign in zip(tokens_2D, (1, -1), strict=True):
+            entry = int(slack.entries(tokens_D[np.newaxis])[0, t])
+            if not slack.inactive_R[entry]:
+                steps_C = slack.steps_RK[entry : entry + int(slack.width_D[t]), 0]
+                tokens_D[t] = int(np.argmin(sign * steps_C))
+    return tokens_2D
 
 
 def empty_archive(space: SearchSpace, slack: SlackTable, objective: Objective, config: ArchiveConfig) -> Archive:
@@ -136,14 +132,11 @@ def empty_archive(space: SearchSpace, slack: SlackTable, objective: Objective, c
     Raises:
         TrainingError: if all architectures cost the same, so that there is no trade-off to learn.
     """
-    ends_ND = objective.listed_ND
-    if ends_ND is None:
-        ends_ND = np.stack([cheapest(space, slack), dearest(space, slack)])
-    cost_N = objective.cost(ends_ND)
+    cost_N = objective.cost(ends(space, slack) if objective.listed_ND is None else objective.listed_ND)
     low, high = cost_N.min(), cost_N.max()
     if not high > low * (1 + 1e-9):
         raise TrainingError(
-            f"{space.name}: the cheapest and the dearest network both cost {low:.4g}; budgets need networks of "
+            f"{space.name}: the cheapest and the most expensive network both cost {low:.4g}; budgets need networks of "
             "different cost. Look at the latency table, or allow more options"
         )
     return Archive(space, objective, budget_grid(low, high, config.cells), config.elites)
@@ -165,10 +158,9 @@ def search_archive(
                 archive.add(objective.listed_ND[start : start + _BLOCK])
                 bar.step(_BLOCK)
         return archive
-    ends_ND = np.stack([cheapest(space, slack), dearest(space, slack)])
     probability = min(1.0, config.mutations / len(space.decisions))
     with progress.stage("search", config.generations + config.local_search_rounds) as bar:
-        archive.add(np.concatenate([ends_ND, space.sample(config.initial, rng)]))
+        archive.add(np.concatenate([ends(space, slack), space.sample(config.initial, rng)]))
         for _ in range(config.generations):
             if objective.remaining == 0:
                 break
@@ -192,8 +184,8 @@ def local_search(space: SearchSpace, archive: Archive, rounds: int) -> None:
 def neighbours(space: SearchSpace, tokens_ND: Tokens) -> Tokens:
     """All architectures that differ in one active decision, shape [neighbours, D].
 
-    What a change wakes up is copied from the last active decision with the same options, as a layer added at the end of
-    a unit would be.
+    A decision that a change makes active is copied from the last active one with the same options, as a layer added at
+    the end of a unit would be.
     """
     filled_ND = _fill_inactive(space, tokens_ND)
     changed = []

@@ -32,7 +32,7 @@ NEAR_TIE = 1e-4
 
 
 class _Tables:
-    """What follows from a word, or from an option in its row of the slack table, without the network.
+    """Tables of what follows from a word, or from an option in its row of the slack table, without the network.
 
     Attributes:
         start: the word before the first decision.
@@ -81,52 +81,48 @@ class _Tables:
         self.token_RC = np.where(is_inactive_R1, INACTIVE, options_C)
 
 
+class _Weights:
+    """The policy's parameters, multiplied out as far as they meet linearly.
+
+    Attributes:
+        budget_PG, budget_G: budget features to gate inputs, and what is added.
+        word_WG: gate inputs of a word: its token, and the step of the decision that comes next.
+        state_IG: gate inputs of the hidden units and of the slack features.
+    """
+
+    def __init__(self, generator: Generator, tables: _Tables) -> None:
+        weights = {name: p.detach().numpy().astype(np.float64) for name, p in generator.named_parameters()}
+        to_gates_EG = weights["lstm.weight_ih_l0"].T
+        self.budget_PG, slack_PG = (weights[f"{name}_input.weight"].T @ to_gates_EG for name in ("budget", "slack"))
+        for logarithm_G in (self.budget_PG[2], slack_PG[2]):
+            logarithm_G /= 3.0  # here, and not of each candidate in each step
+        self.budget_G = weights["budget_input.bias"] @ to_gates_EG
+        zeros_1G = np.zeros((1, 4 * generator.hidden))
+        token_gates = np.concatenate([weights["token_VE"] @ to_gates_EG, zeros_1G])
+        step_gates = np.concatenate([weights["step_DE"] @ to_gates_EG, zeros_1G])
+        self.word_WG = token_gates[tables.embedding_W] + step_gates[tables.next_W]
+        self.state_IG = np.concatenate([weights["lstm.weight_hh_l0"].T, slack_PG])
+        self.head_DHC, self.head_DC = weights["head_DHC"], weights["head_DC"]
+
+
 def export_generator(generator: Generator) -> bytes:
     """`limits_BK (float), noise_BSDC (float) -> tokens_BSD (int64)`, as `Generator.sample` computes them."""
     graph = GraphBuilder()
     hidden, width, num_decisions = generator.hidden, generator.width, len(generator.space.decisions)
     tables = _Tables(generator)
-    num_costs = len(tables.known_K)
-    weights = {name: p.detach().numpy().astype(np.float64) for name, p in generator.named_parameters()}
-    to_gates_EG = weights["lstm.weight_ih_l0"].T
-    budget_PG, slack_PG = (weights[f"{name}_input.weight"].T @ to_gates_EG for name in ("budget", "slack"))
-    for logarithm_G in (budget_PG[2], slack_PG[2]):
-        logarithm_G /= 3.0  # here, and not of each candidate in each step
+    weights = _Weights(generator, tables)
 
     # Everything per budget becomes per candidate: [B, ...] -> [B, S, ...] -> [N, ...].
-    num_candidates = graph.node(
-        "Slice", graph.node("Shape", "noise"), *map(graph.constant, (_ints(1), _ints(2), _ints(0)))
-    )
+    num_candidates = _slice(graph, graph.node("Shape", "noise"), 1, 2, axis=0)
     limits_BK = graph.node("Gather", "limits", graph.constant(_ints(*tables.known_K)), axis=1)
-    limits_NK = _per_candidate(graph, limits_BK, num_candidates, num_costs)
-    budget_B1 = graph.node("Slice", "limits", *map(graph.constant, (_ints(0), _ints(1), _ints(1))))
-    features_BP = _budget_features(graph, budget_B1, generator.low, generator.high)
-    budget_BG = graph.node(
-        "Add",
-        graph.node("MatMul", features_BP, _floats(graph, budget_PG)),
-        _floats(graph, weights["budget_input.bias"] @ to_gates_EG),
-    )
+    limits_NK = _per_candidate(graph, limits_BK, num_candidates, len(tables.known_K))
+    features_BP = _budget_features(graph, _slice(graph, "limits", 0, 1, axis=1), generator.low, generator.high)
+    product_BG = graph.node("MatMul", features_BP, _floats(graph, weights.budget_PG))
+    budget_BG = graph.node("Add", product_BG, _floats(graph, weights.budget_G))
     noise_NDC = graph.node("Reshape", "noise", graph.constant(_ints(-1, num_decisions, width)))
     noise_DNC = graph.node("Transpose", noise_NDC, perm=[1, 0, 2])
-
-    # What the LSTM hears of a word: its token, and the step of the decision that comes next.
-    zeros_1G = np.zeros((1, 4 * hidden))
-    token_gates = np.concatenate([weights["token_VE"] @ to_gates_EG, zeros_1G])
-    step_gates = np.concatenate([weights["step_DE"] @ to_gates_EG, zeros_1G])
-    steps_RX = graph.constant(tables.steps_RCK.reshape(-1, width * num_costs))
-    strides_WD = graph.node("Gather", _floats(graph, tables.stride_DD.T), graph.constant(tables.decision_W))
-    outer = {
-        "budget_N1": graph.node("Slice", limits_NK, *map(graph.constant, (_ints(0), _ints(1), _ints(1)))),
-        "limits_NX": graph.node("Tile", limits_NK, graph.constant(_ints(1, width))),
-        "budget_NG": _per_candidate(graph, budget_BG, num_candidates, 4 * hidden),
-        "word_gates_WG": _floats(graph, token_gates[tables.embedding_W] + step_gates[tables.next_W]),
-        "to_gates_IG": _floats(graph, np.concatenate([weights["lstm.weight_hh_l0"].T, slack_PG])),
-        "rows_WD": graph.node("Mul", _floats(graph, tables.marker_W[:, np.newaxis]), strides_WD),
-        "steps_RX": steps_RX,
-        "step_of_option": graph.node("Reshape", steps_RX, graph.constant(_ints(-1, num_costs))),
-        "word_of_option": graph.constant(tables.word_RC.ravel()),
-    }
-    num_rows = graph.node("Slice", graph.node("Shape", limits_NK), *map(graph.constant, (_ints(0), _ints(1), _ints(0))))
+    outer = _outer_values(graph, tables, weights, limits_NK, (budget_BG, num_candidates))
+    num_rows = _slice(graph, graph.node("Shape", limits_NK), 0, 1, axis=0)
     zeros_NH = _repeated(graph, np.zeros(hidden), num_rows)
     states = [
         zeros_NH,
@@ -136,16 +132,16 @@ def export_generator(generator: Generator) -> bytes:
         graph.node("Expand", graph.constant(_ints(tables.start)), num_rows),
     ]
     per_decision = [
-        _floats(graph, weights["head_DHC"]),
+        _floats(graph, weights.head_DHC),
         graph.constant(np.arange(num_decisions)),
-        graph.node("Add", noise_DNC, _floats(graph, weights["head_DC"][:, np.newaxis])),
+        graph.node("Add", noise_DNC, _floats(graph, weights.head_DC[:, np.newaxis])),
     ]
     outputs = graph.nodes(
         "Scan",
         *states,
         *per_decision,
         outputs=[*(f"last_{i}" for i in range(len(states))), "options_DN"],
-        body=_decision(generator, num_costs, outer),
+        body=_decision(generator, len(tables.known_K), outer),
         num_scan_inputs=len(per_decision),
     )
     options_ND = graph.node("Transpose", outputs[-1], perm=[1, 0])
@@ -162,15 +158,35 @@ def export_generator(generator: Generator) -> bytes:
     return model_bytes(graph.graph("generator", inputs, result))
 
 
+def _outer_values(
+    graph: GraphBuilder, tables: _Tables, weights: _Weights, limits_NK: str, budget: tuple[str, str]
+) -> dict[str, str]:
+    """Values that every step of the Scan reads, by the names that `_decision` knows."""
+    _, width, num_costs = tables.steps_RCK.shape
+    steps_RX = graph.constant(tables.steps_RCK.reshape(-1, width * num_costs))
+    strides_WD = graph.node("Gather", _floats(graph, tables.stride_DD.T), graph.constant(tables.decision_W))
+    return {
+        "budget_N1": _slice(graph, limits_NK, 0, 1, axis=1),
+        "limits_NX": graph.node("Tile", limits_NK, graph.constant(_ints(1, width))),
+        "budget_NG": _per_candidate(graph, *budget, weights.budget_G.size),
+        "word_gates_WG": _floats(graph, weights.word_WG),
+        "to_gates_IG": _floats(graph, weights.state_IG),
+        "rows_WD": graph.node("Mul", _floats(graph, tables.marker_W[:, np.newaxis]), strides_WD),
+        "steps_RX": steps_RX,
+        "step_of_option": graph.node("Reshape", steps_RX, graph.constant(_ints(-1, num_costs))),
+        "word_of_option": graph.constant(tables.word_RC.ravel()),
+    }
+
+
 def _decision(generator: Generator, num_costs: int, outer: dict[str, str]) -> onnx.GraphProto:
     """One step of the Scan: state and this decision's slices in, next state and chosen option out."""
     b = GraphBuilder("body_")
     hidden, width, num_decisions = generator.hidden, generator.width, len(generator.space.decisions)
 
-    floor_N1 = b.node("Slice", "floor_NK", *map(b.constant, (_ints(0), _ints(1), _ints(1))))
+    floor_N1 = _slice(b, "floor_NK", 0, 1, axis=1)
     slack_NP = _shares(b, b.node("Sub", outer["budget_N1"], floor_N1), generator.high - generator.low)
-    heard_NI = b.node("Concat", "hidden_NH", *slack_NP, axis=1)
-    gates_NG = b.node("MatMul", heard_NI, outer["to_gates_IG"])
+    state_NI = b.node("Concat", "hidden_NH", *slack_NP, axis=1)
+    gates_NG = b.node("MatMul", state_NI, outer["to_gates_IG"])
     gates_NG = b.node("Add", gates_NG, b.node("Gather", outer["word_gates_WG"], "word_N"))
     gates_NG = b.node("Add", gates_NG, outer["budget_NG"])
     i, f, g, o = b.nodes("Split", gates_NG, b.constant(_ints(*[hidden] * 4)), outputs=4, axis=1)
@@ -281,6 +297,10 @@ def _repeated(graph: GraphBuilder, values: NDArray[np.generic], num_rows: str) -
     """[X] -> [N, X]."""
     shape = graph.node("Concat", num_rows, graph.constant(_ints(len(values))), axis=0)
     return graph.node("Expand", _floats(graph, values[np.newaxis]), shape)
+
+
+def _slice(graph: GraphBuilder, value: str, start: int, end: int, axis: int) -> str:
+    return graph.node("Slice", value, *map(graph.constant, (_ints(start), _ints(end), _ints(axis))))
 
 
 def _ints(*values: int) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""What a search is allowed to ask: the cost and the predicted accuracy of architectures, counted.
+"""The cost and the predicted accuracy of architectures, as a search may ask for them: counted.
 
 Axis letters: N = architectures, D = decisions.
 """
@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 
 @dataclass
 class Objective:
-    """What is searched: cost to stay within, accuracy to raise. Counts every architecture it is asked for.
+    """Cost to stay within and accuracy to raise; counts every architecture it is asked for.
 
     Attributes:
         cost, accuracy: tokens [N, D] -> [N].
@@ -75,7 +75,7 @@ class RememberingObjective(Objective):
         return costs[places], accuracies[places]
 
     def num_unseen(self, tokens_ND: Tokens) -> int:
-        """How many calls the question would cost."""
+        """Calls that the question would cost."""
         return len(set(map(bytes, tokens_ND.astype(np.int8))) - self._places.keys())
 
     def seen(self) -> tuple[Tokens, Floats, Floats]:

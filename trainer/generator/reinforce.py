@@ -10,22 +10,19 @@ Axis letters: K = budgets, M = architectures per budget, N = K M, D = decisions.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pnag.models.answer.limits import NO_LIMIT
 from pnag.models.errors import TrainingError
 from pnag.models.policy.generator import Generator
 from pnag.models.space.search_space import INACTIVE, Tokens
-from pnag.trainer.checkpoint import Checkpoint, random_state, restore_random_state
 from pnag.trainer.config import ReinforceConfig
 from pnag.trainer.evaluator.dominance import composite_score
 from pnag.trainer.generator.objective import Objective
-from pnag.trainer.progress import Progress
+from pnag.trainer.generator.policy_run import PolicyRun, Step, limits_of
 
 Floats = NDArray[np.float64]
 
@@ -42,7 +39,7 @@ def composite(cost_range: float) -> Score:
 
 
 def advantages(reward_KM: Floats) -> Floats:
-    """How much better each sample is than its budget's mean, in units of their deviation; shape [K, M].
+    """Distance of each sample's reward from its budget's mean, in units of their deviation; shape [K, M].
 
     Raises:
         TrainingError: if a reward is not finite.
@@ -74,86 +71,39 @@ def draw_budgets(low: float, high: float, count: int, rng: np.random.Generator) 
 
 
 def reinforce(
-    generator: Generator,
-    objective: Objective,
-    score: Score,
-    config: ReinforceConfig,
-    rng: np.random.Generator,
-    progress: Progress,
-    checkpoint: Checkpoint,
-    resumed: dict[str, Any] | None = None,
-    budgets_K: Floats | None = None,
-    keep: Callable[[Tokens, Floats, Floats], None] | None = None,
-    extra_state: Callable[[], dict[str, Any]] = dict,
+    run: PolicyRun, objective: Objective, score: Score, config: ReinforceConfig, budgets_K: Floats | None = None
 ) -> None:
-    """Train in place.
+    """Train in place; the run's archive is shown every architecture sampled.
 
     Args:
+        score: what is maximised.
         budgets_K: train for these alone instead of drawing budgets anew at each step.
-        keep: is shown every architecture sampled, with its cost and accuracy.
-        extra_state: what the caller wants in the checkpoint too.
     """
-    trained = [p for p in generator.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.learning_rate, total_steps=config.steps, pct_start=0.1
-    )
-    start = 0
-    if resumed is not None:
-        start = int(resumed["step"])
-        generator.load_state_dict(resumed["generator"])
-        optimizer.load_state_dict(resumed["optimizer"])
-        schedule.load_state_dict(resumed["schedule"])
-        restore_random_state(rng, resumed["random"])
+    generator, rng = run.generator, run.rng
+    left = objective.remaining * _ASKED_TIMES
 
-    def state(step: int) -> dict[str, Any]:
-        return {
-            "step": step,
-            "generator": generator.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict(),
-            "random": random_state(rng),
-            **extra_state(),
-        }
+    def step_at(step: int) -> Step | None:
+        nonlocal left
+        budgets = budgets_K
+        if budgets is None:
+            budgets = draw_budgets(generator.low, generator.high, config.budgets, rng)
+        budget_N = np.repeat(budgets, config.samples)
+        limits_NK = limits_of(generator, budget_N)
+        noise = rng.gumbel(size=(len(budget_N), len(generator.space.decisions), generator.width))
+        tokens_ND = generator.sample(limits_NK, noise.astype(np.float32))
+        if objective.remaining < len(tokens_ND) or left < len(tokens_ND):
+            return None
+        left -= len(tokens_ND)
+        cost_N, accuracy_N = objective(tokens_ND)
+        reward_KM = score(tokens_ND, cost_N, accuracy_N, budget_N).reshape(len(budgets), config.samples)
+        advantage_N = torch.from_numpy(advantages(reward_KM).astype(np.float32)).reshape(-1)
+        log_prob_N, entropy_N = log_prob_and_entropy(generator, tokens_ND, limits_NK)
+        done = step / max(1, config.steps - 1)
+        entropy_weight = config.entropy_start + (config.entropy_end - config.entropy_start) * done
+        loss = -(advantage_N * log_prob_N).mean() - entropy_weight * entropy_N.mean()
+        if run.archive is not None:
+            run.archive.add_evaluated(tokens_ND, cost_N, accuracy_N)
+        entropy = float(entropy_N.mean().item())
+        return Step(loss, f"entropy {entropy:.2f}", {"reward": float(reward_KM.mean()), "entropy": entropy})
 
-    stopped_at = start
-    asked_left = objective.remaining * _ASKED_TIMES
-    with progress.stage("reinforce", config.steps) as bar, checkpoint.interruptible():
-        bar.step(start)
-        for step in range(start, config.steps):
-            budgets = (
-                budgets_K if budgets_K is not None else draw_budgets(generator.low, generator.high, config.budgets, rng)
-            )
-            shape = (len(budgets), config.samples)
-            budget_N = np.repeat(budgets, config.samples)
-            limits_NK = np.full((len(budget_N), generator.slack.base_K.shape[0]), NO_LIMIT, dtype=np.float32)
-            limits_NK[:, 0] = budget_N
-            noise = rng.gumbel(size=(len(budget_N), len(generator.space.decisions), generator.width))
-            tokens_ND = generator.sample(limits_NK, noise.astype(np.float32))
-            if objective.remaining < len(tokens_ND) or asked_left < len(tokens_ND):
-                break
-            asked_left -= len(tokens_ND)
-            cost_N, accuracy_N = objective(tokens_ND)
-            reward_KM = score(tokens_ND, cost_N, accuracy_N, budget_N).reshape(shape)
-            advantage_N = torch.from_numpy(advantages(reward_KM).astype(np.float32)).reshape(-1)
-            log_prob_N, entropy_N = log_prob_and_entropy(generator, tokens_ND, limits_NK)
-            done = step / max(1, config.steps - 1)
-            entropy_weight = config.entropy_start + (config.entropy_end - config.entropy_start) * done
-            loss = -(advantage_N * log_prob_N).mean() - entropy_weight * entropy_N.mean()
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(trained, 1.0)
-            optimizer.step()
-            schedule.step()
-            if keep is not None:
-                keep(tokens_ND, cost_N, accuracy_N)
-            entropy = float(entropy_N.mean().item())
-            bar.step(note=f"entropy {entropy:.2f}")
-            due = checkpoint.step_done(
-                round=1, step=step + 1, loss=float(loss.item()), reward=float(reward_KM.mean()), entropy=entropy,
-                learning_rate=float(schedule.get_last_lr()[0]),
-            )  # fmt: skip
-            if due:
-                checkpoint.save(state(step + 1))
-            stopped_at = step + 1
-    checkpoint.save(state(stopped_at))
+    run.descend("reinforce", config.steps, config.learning_rate, step_at)

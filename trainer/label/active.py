@@ -1,4 +1,4 @@
-"""Which architectures to measure next, given what is known: worth 3 to 10 times the records (docs/decisions/0019).
+"""Choose the architectures to measure next, given what is known: worth 3 to 10 times the records (docs/decisions/0019).
 
 The first 40 are stratified over cost. After that each round draws budgets, half of them where the current front has its
 points and half anywhere, and takes for each budget the architecture that maximises mean + kappa * deviation of a
@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pnag.models.accuracy.evaluator import GaussianProcess, to_log_error
@@ -23,10 +22,11 @@ from pnag.models.errors import TrainingError
 from pnag.models.pareto import pareto_front
 from pnag.models.space.search_space import SearchSpace, Tokens
 from pnag.trainer.config import ArchiveConfig, EvaluatorConfig
-from pnag.trainer.evaluator.train import fit_gaussian_process
-from pnag.trainer.generator.archive import cheapest, dearest, search_archive
+from pnag.trainer.evaluator.gaussian_process import fit_gaussian_process
+from pnag.trainer.generator.archive import ends, search_archive
 from pnag.trainer.generator.objective import Objective
 from pnag.trainer.progress import SILENT
+from pnag.trainer.repeatable import use_one_thread
 
 Floats = NDArray[np.float64]
 
@@ -69,7 +69,7 @@ class Labeller:
         if listed_ND is None:
             assert isinstance(cost, GroupedCost)
             self._slack = SlackTable.build(space, [cost])
-            ends_ND = np.stack([cheapest(space, self._slack), dearest(space, self._slack)])
+            ends_ND = ends(space, self._slack)
         else:
             cost_N = cost(listed_ND)
             ends_ND = listed_ND[[np.argmin(cost_N), np.argmax(cost_N)]]
@@ -116,8 +116,7 @@ class Labeller:
         self, proposals: list[Proposal], taken: set[bytes], count: int, known_ND: Tokens, accuracy_N: Floats,
         rng: np.random.Generator,
     ) -> None:  # fmt: skip
-        torch.set_num_threads(1)
-        torch.manual_seed(self.seed)
+        use_one_thread(self.seed)
         features = ArchitectureFeatures(self.space)
         model, _ = fit_gaussian_process(
             features(known_ND), accuracy_N, EvaluatorConfig(), self.seed, SILENT, features.coupled

@@ -11,7 +11,7 @@ from pnag.models.errors import TrainingError
 from pnag.trainer.label.measure import Run, Task
 
 RETRIES = 20
-"""How often a chunk may lose its worker before the labelling fails."""
+"""Workers that a chunk may lose before the labelling fails."""
 
 
 def run_on_cluster(workers: int, address: str | None = None, started: Callable[[object], None] = lambda _: None) -> Run:

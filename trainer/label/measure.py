@@ -24,12 +24,14 @@ from pnag.models.space.registry import get_space
 from pnag.models.space.search_space import SearchSpace, Tokens
 from pnag.trainer.data.images import input_size, read_images
 from pnag.trainer.label.active import ENUMERABLE, NUM_STRATIFIED, STRATEGIES, Labeller
-from pnag.trainer.label.ask_tell import COLUMNS
+from pnag.trainer.label.ask_tell import Request
 from pnag.trainer.progress import SILENT, Progress
+from pnag.trainer.repeatable import use_one_thread
 from pnag.trainer.supernet.score import ScoreConfig, Scorer
 from pnag.trainer.supernet.weights_file import SupernetWeights
 
 Floats = NDArray[np.float64]
+COLUMNS = ("architecture", "top1_percent")
 ROUND = 20
 """Architectures that the active strategy asks for at a time."""
 CHUNK = 24
@@ -38,7 +40,7 @@ CHUNK = 24
 
 @dataclass(frozen=True)
 class Task:
-    """What architectures are measured with; plain values, so that it travels to other machines."""
+    """Weights, images and settings to measure with; plain values, so that it travels to other machines."""
 
     space: str
     weights: str
@@ -51,7 +53,7 @@ class Task:
         return [(encoding, scorer(scorer.supernet.space.decode(encoding))) for encoding in encodings]
 
     def identity(self) -> dict[str, object]:
-        """What a row depends on."""
+        """Everything that a row depends on."""
         weights = SupernetWeights.load(Path(self.weights))
         digest = hashlib.sha256(Path(self.weights).read_bytes()).hexdigest()
         return {
@@ -66,9 +68,7 @@ class Task:
 @cache
 def _scorer(task: Task) -> Scorer:
     """Read once per process."""
-    import torch
-
-    torch.set_num_threads(1)  # sums come out the same however many cores a machine has
+    use_one_thread()
     space = get_space(task.space)
     weights = SupernetWeights.load(Path(task.weights))
     supernet = weights.supernet(space)
@@ -139,17 +139,16 @@ class RecordsFile:
         return f'"{encoding}"' if "," in encoding else encoding
 
     def tokens_and_accuracy(self) -> tuple[Tokens, Floats]:
-        """What is known, in the order it was measured."""
+        """Everything known, in the order it was measured."""
         tokens = [self._space.decode(encoding) for encoding in self.known]
         tokens_ND = np.array(tokens, dtype=np.int64).reshape(len(tokens), len(self._space.decisions))
         return tokens_ND, np.array(list(self.known.values())) / 100
 
 
 def measure_labels(
-    task: Task, out: Path, cost: GroupedCost, strategy: str, total: int | None, seed: int,
-    run: Run = run_here, progress: Progress = SILENT,
-) -> int:  # fmt: skip
-    """Score architectures until `out` holds `total` of them (None = all there are); returns how many were new.
+    task: Task, out: Path, cost: GroupedCost, request: Request, run: Run = run_here, progress: Progress = SILENT
+) -> int:
+    """Score architectures until `out` holds the requested count, or `all` there are; returns how many were new.
 
     Killed at any point and started again with the same arguments, it measures the same architectures: none is lost,
     none comes twice.
@@ -160,37 +159,36 @@ def measure_labels(
     """
     space = get_space(task.space)
     records = RecordsFile(out, space, task.identity())
-    before = len(records.known)
+    before, strategy = len(records.known), request.strategy
     if strategy == "all":
-        total = None
         if space.num_architectures > ENUMERABLE:
             raise TrainingError(
                 f"{space.name} has {space.num_architectures:.3g} architectures; give a count instead of all"
             )
-    elif total is None or strategy not in STRATEGIES:
-        raise TrainingError(f"strategy is {strategy!r}; choose from all, {', '.join(STRATEGIES)}, with a count")
-    labeller = Labeller(space, cost, seed)
-    with progress.stage("labelling", total or space.num_architectures) as stage:
+    elif strategy not in STRATEGIES:
+        raise TrainingError(f"strategy is {strategy!r}; choose from all, {', '.join(STRATEGIES)}")
+    labeller = Labeller(space, cost, request.seed)
+    total = space.num_architectures if strategy == "all" else request.count
+    with progress.stage("labelling", total) as stage:
         stage.step(before)
         while True:
-            asked = _ask(labeller, strategy, total, records)
+            asked = _ask(labeller, request, records)
             if not asked:
                 return len(records.known) - before
             # In a drawn order, so that what is known when it is stopped is no corner of the space.
-            starts = np.random.default_rng(seed).permutation(np.arange(0, len(asked), CHUNK))
+            starts = np.random.default_rng(request.seed).permutation(np.arange(0, len(asked), CHUNK))
             chunks = [asked[start : start + CHUNK] for start in starts]
             for scores in run(task, chunks):
                 records.append(scores)
                 stage.step(len(scores), f"{100 * scores[-1][1]:.2f} %")
 
 
-def _ask(labeller: Labeller, strategy: str, total: int | None, records: RecordsFile) -> list[str]:
-    """What is to be measured next, in the order of its tokens."""
-    space = labeller.space
+def _ask(labeller: Labeller, request: Request, records: RecordsFile) -> list[str]:
+    """Encodings to be measured next, in the order of their tokens."""
+    space, strategy, total = labeller.space, request.strategy, request.count
     nothing = np.zeros((0, len(space.decisions)), dtype=np.int64), np.zeros(0)
     if strategy == "active":
         known_ND, accuracy_N = records.tokens_and_accuracy()
-        assert total is not None
         size = NUM_STRATIFIED - len(known_ND) if len(known_ND) < NUM_STRATIFIED else ROUND
         count = min(size, total - len(known_ND))
         proposals = labeller.propose(strategy, count, known_ND, accuracy_N) if count > 0 else []
@@ -199,7 +197,6 @@ def _ask(labeller: Labeller, strategy: str, total: int | None, records: RecordsF
         tokens_ND = space.assignments([d.name for d in space.decisions])
     else:
         # From nothing known, so that a run that was stopped goes on with the same ones.
-        assert total is not None
         tokens_ND = np.stack([p.tokens_D for p in labeller.propose(strategy, total, *nothing)])
     encodings = [space.encode(tokens_D) for tokens_D in tokens_ND[np.lexsort(tokens_ND.T[::-1])]]
     return [encoding for encoding in encodings if encoding not in records.known]

@@ -2,9 +2,9 @@
 
     cost(a) = c + sum over i of s_i(a_i) + sum over i < j of p_ij(a_i, a_j)
 
-Ridge regression of relative errors, so that a cheap network counts as much as a dear one. Which pairs count, and how
-strongly they are pulled to zero, is chosen by cross-validation; its errors, of networks that had no part in their own
-prediction, make the one-sided bound (models/cost/latency_table.py).
+Ridge regression of relative errors, so that a cheap network counts as much as an expensive one. Which pairs count, and
+how strongly they are pulled to zero, is chosen by cross-validation; its errors, of networks that had no part in their
+own prediction, make the one-sided bound (models/cost/latency_table.py).
 
 Axis letters: N = records, D = decisions, P = parameters of the regression, F = folds.
 """
@@ -143,7 +143,7 @@ class _Design:
         return matrix_PP, target_P
 
     def cost(self, weights_P: Floats) -> GroupedCost:
-        """The same as look-ups."""
+        """Turn weights into look-ups."""
         tables = [
             (group, weights_P[start : start + int(np.prod(shape))].reshape(shape))
             for (group, shape), start in zip(self.groups, self.starts, strict=False)

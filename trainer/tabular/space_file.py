@@ -10,9 +10,11 @@
 YAML would turn `no` into false and `1e3` into a number; here every scalar stays the text that was written.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from pnag.models.errors import SearchSpaceError
 from pnag.models.space.metric import Metric
@@ -20,18 +22,117 @@ from pnag.models.space.registry import SPACES, get_space, space_names
 from pnag.models.space.search_space import Decision, SearchSpace
 from pnag.models.space.tabular import SEPARATOR, TableSpace, nearest, shown
 
-SPACE_KEYS = ("name", "description", "decisions", "forbidden", "separator", "metric", "costs")
-DECISION_KEYS = ("name", "options", "active_if", "label", "column")
-OPTION_KEYS = ("label", "latency_ms", "params_m", "macs_m")
-METRIC_KEYS = ("column", "name", "goal", "unit")
-COST_KEYS = ("latency_ms", "params_m", "macs_m")
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
 COST_UNITS = {"latency_ms": ("latency_ms", 1.0), "params_m": ("params", 1e6), "macs_m": ("macs", 1e6)}
 SUFFIXES = (".yaml", ".yml")
 
+Text = Annotated[str, Field(pattern=r"\S")]
+Cost = Annotated[float, Field(ge=0, lt=1e15)]
+Names = Annotated[
+    tuple[str, ...], BeforeValidator(lambda raw: [raw] if isinstance(raw, str) else raw), Field(min_length=1)
+]
+"""One option or a list of them."""
 
-def is_space_file(name: str) -> bool:
-    """Whether `--space` names a file instead of a registered space."""
-    return Path(name).suffix.lower() in SUFFIXES
+
+class Entry(BaseModel):
+    """Lines of `key: value` whose keys are the fields."""
+
+    @classmethod
+    def long_form(cls, raw: Any) -> Any:
+        """The entry with its keys, from what may be written in its place."""
+        return raw
+
+    @model_validator(mode="before")
+    @classmethod
+    def check_keys(cls, raw: Any) -> Any:
+        """Name a key that is none, with the nearest right spelling."""
+        entry, known = cls.long_form(raw), list(cls.model_fields)
+        if not isinstance(entry, dict):
+            raise ValueError(f"expected `key: value` lines, got {'nothing' if raw is None else f'{raw!r:.60}'}")
+        for key in entry:
+            if key not in known:
+                raise ValueError(f"unknown key {key!r}{nearest(key, known)}; choose from {shown(known)}")
+        return entry
+
+
+class CostEntry(Entry):
+    """Costs; those that are not given are unknown."""
+
+    latency_ms: Cost | None = None
+    params_m: Cost | None = None
+    macs_m: Cost | None = None
+
+
+class OptionEntry(CostEntry):
+    """An option's name for people, and its costs; may be blank."""
+
+    label: Text | None = None
+
+    @classmethod
+    def long_form(cls, raw: Any) -> Any:
+        return {} if raw is None else raw
+
+
+class DecisionEntry(Entry):
+    """A decision; may be written as the list of its options."""
+
+    name: Text | None = None
+    options: dict[str, OptionEntry]
+    active_if: dict[str, Names] = {}
+    label: Text | None = None
+    column: Text | None = None
+
+    @classmethod
+    def long_form(cls, raw: Any) -> Any:
+        entry = raw if isinstance(raw, dict) else {"options": raw}
+        options = entry.get("options")
+        if "options" in entry and (not isinstance(options, dict | list) or not options):
+            raise ValueError("options must be a list with at least one option, as in [conv3, conv5]")
+        if isinstance(options, list):
+            for number, option in enumerate(options):
+                if not isinstance(option, str) or not option:
+                    raise ValueError(f"option {option!r} is not a plain word or number; write it as text")
+                if option in options[:number]:
+                    raise ValueError(f"option {option!r} is listed twice; drop one")
+            entry = entry | {"options": dict.fromkeys(options)}
+        return entry
+
+
+class MetricEntry(Entry):
+    """The column that takes accuracy's place; may be written as its name."""
+
+    column: Text
+    name: Text | None = None
+    goal: str = "maximise"
+    unit: str = ""
+
+    @classmethod
+    def long_form(cls, raw: Any) -> Any:
+        return {"column": raw} if isinstance(raw, str) else raw
+
+
+class SpaceFile(Entry):
+    """The whole file; its decisions may be written as a list of entries with a name."""
+
+    name: Text
+    description: str | None = None
+    decisions: Annotated[dict[str, DecisionEntry], Field(min_length=1)]
+    forbidden: list[dict[str, Names]] = []
+    separator: str = SEPARATOR
+    metric: MetricEntry | None = None
+    costs: CostEntry = CostEntry()
+
+    @classmethod
+    def long_form(cls, raw: Any) -> Any:
+        decisions = raw.get("decisions") if isinstance(raw, dict) else None
+        if isinstance(decisions, list):
+            names = [d.get("name") if isinstance(d, dict) else None for d in decisions]
+            if not all(names) or len(set(names)) < len(names):
+                raise ValueError(f"decisions must each have a name of its own, they have {names}")
+            raw = raw | {"decisions": dict(zip(names, decisions, strict=True))}
+        return raw
 
 
 def load_space(name: str) -> SearchSpace:
@@ -40,7 +141,7 @@ def load_space(name: str) -> SearchSpace:
     Raises:
         SearchSpaceError: saying what is wrong, and where in the file.
     """
-    if is_space_file(name):
+    if Path(name).suffix.lower() in SUFFIXES:
         return read_space(Path(name))
     if Path(name).is_file():
         raise SearchSpaceError(f"{name}: a search space file must end in .yaml")
@@ -65,28 +166,31 @@ def read_space(path: Path) -> TableSpace:
 
 def parse_space(text: str, where: str = "space.yaml") -> TableSpace:
     """A table-only space from YAML text; raises as `load_space` does."""
-    document = _mapping(_parse_yaml(text, where), where, SPACE_KEYS)
-    name = _text(document, "name", where)
+    try:
+        document = SpaceFile.model_validate(_parse_yaml(text, where))
+    except ValidationError as exc:
+        raise SearchSpaceError(f"{where}: {_sentence(exc.errors()[0])}") from None
+    name = document.name
     if name in SPACES:
         raise SearchSpaceError(f"{where}: name is {name!r}, a space that ships with pnag; choose another")
     if any(c in name for c in "|/\\") or name != name.strip():
         raise SearchSpaceError(f"{where}: name is {name!r}; it must not hold | / \\ or begin or end with a space")
-    labels: dict[str, str] = {}
-    costs: dict[str, dict[str, float]] = {}
-    columns: dict[str, str] = {}
-    decisions = [
-        _decision(raw, f"{where}: {name_}", name_, labels, costs, columns)
-        for name_, raw in _decisions(document.get("decisions"), where)
-    ]
+    decisions = [Decision(n, tuple(entry.options), entry.active_if) for n, entry in document.decisions.items()]
     _check_activity(decisions, where)
-    for column, value in _mapping(document.get("costs", {}), f"{where}: costs", COST_KEYS).items():
-        _add_cost(costs, "", column, value, f"{where}: costs")
-    forbidden = _forbidden(document.get("forbidden", []), decisions, where)
-    metric = _metric(document.get("metric"), where)
+    _check_rules(document.forbidden, decisions, where)
+    labels = {n: entry.label for n, entry in document.decisions.items() if entry.label}
+    costs: dict[str, dict[str, float]] = {}
+    options = {f"{n}={o}": details for n, entry in document.decisions.items() for o, details in entry.options.items()}
+    labels |= {key: details.label for key, details in options.items() if details.label}
+    for key, given in {**options, "": document.costs}.items():
+        for column, (cost, unit) in COST_UNITS.items():
+            if (value := getattr(given, column)) is not None:
+                costs.setdefault(cost, {})[key] = value * unit
+    columns = {n: entry.column for n, entry in document.decisions.items() if entry.column}
     try:
         space = TableSpace(
-            name, decisions, forbidden=forbidden, separator=document.get("separator", SEPARATOR), columns=columns,
-            labels=labels, option_costs=costs, metric=metric,
+            name, decisions, forbidden=document.forbidden, separator=document.separator, columns=columns,
+            labels=labels, option_costs=costs, metric=_metric(document.metric),
         )  # fmt: skip
     except SearchSpaceError as exc:
         raise SearchSpaceError(f"{where}: {exc}") from None
@@ -99,87 +203,44 @@ def parse_space(text: str, where: str = "space.yaml") -> TableSpace:
 # -- the pieces --------------------------------------------------------------------------------------------------------
 
 
-def _decisions(raw: Any, where: str) -> list[tuple[str, Any]]:
-    """(name, rest) of each decision; written as a mapping, or as a list of mappings with a name."""
-    if isinstance(raw, dict) and raw:
-        return list(raw.items())
-    if isinstance(raw, list) and raw:
-        named = []
-        for number, entry in enumerate(raw, start=1):
-            entry = _mapping(entry, f"{where}: decision {number}", DECISION_KEYS)
-            named.append((_text(entry, "name", f"{where}: decision {number}"), entry))
-        return named
-    raise SearchSpaceError(f"{where}: decisions must be a mapping of decision -> options, with at least one decision")
+def _sentence(error: "ErrorDetails") -> str:
+    """A complaint of pydantic's in our words: where in the file, what came, what is expected."""
+    place = ": ".join(str(part + 1) if isinstance(part, int) else part for part in error["loc"])
+    kind, value = error["type"], error["input"]
+    if kind == "value_error":
+        return f"{place}{': ' if place else ''}{error['ctx']['error']}"
+    if kind == "missing" or value is None:
+        return f"{place} is missing; it is needed"
+    expected = {
+        "dict_type": "`key: value` lines",
+        "list_type": "a list of combinations, as in [{op1: gat, op2: gat}]",
+        "string_pattern_mismatch": "a text",
+        "string_type": "a text",
+        "tuple_type": "an option or a list of options",
+        "too_short": "at least one",
+    }.get(kind, "a number, at least 0")
+    return f"{place} is {value!r:.60}; expected {expected}"
 
 
-def _decision(
-    raw: Any, where: str, name: str, labels: dict[str, str], costs: dict[str, dict[str, float]], columns: dict[str, str]
-) -> Decision:
-    if not isinstance(raw, dict):
-        raw = {"options": raw}
-    raw = _mapping(raw, where, DECISION_KEYS)
-    options = raw.get("options")
-    if isinstance(options, dict):
-        for option, details in options.items():
-            key = f"{name}={option}"
-            details = _mapping(details or {}, f"{where}: {option}", OPTION_KEYS)
-            if "label" in details:
-                labels[key] = _text(details, "label", f"{where}: {option}")
-            for column in COST_UNITS.keys() & details.keys():
-                _add_cost(costs, key, column, details[column], f"{where}: {option}")
-        options = list(options)
-    if not isinstance(options, list) or not options:
-        raise SearchSpaceError(f"{where}: options must be a list with at least one option, as in [conv3, conv5]")
-    bad = [o for o in options if not isinstance(o, str) or not o]
-    if bad:
-        raise SearchSpaceError(f"{where}: option {bad[0]!r} is not a plain word or number; write it as text")
-    twice = [o for i, o in enumerate(options) if o in options[:i]]
-    if twice:
-        raise SearchSpaceError(f"{where}: option {twice[0]!r} is listed twice; drop one")
-    if "label" in raw:
-        labels[name] = _text(raw, "label", where)
-    if "column" in raw:
-        columns[name] = _text(raw, "column", where)
-    active_if = {
-        parent: tuple(_names(allowed, f"{where}: active_if: {parent}"))
-        for parent, allowed in _mapping(raw.get("active_if", {}), f"{where}: active_if").items()
-    }
-    return Decision(name, tuple(options), active_if)
-
-
-def _forbidden(raw: Any, decisions: list[Decision], where: str) -> list[dict[str, tuple[str, ...]]]:
-    if not isinstance(raw, list):
-        raise SearchSpaceError(f"{where}: forbidden must be a list of combinations, as in [{{op1: gat, op2: gat}}]")
+def _check_rules(rules: Sequence[Mapping[str, object]], decisions: Sequence[Decision], where: str) -> None:
     names = [d.name for d in decisions]
-    rules = []
-    for number, entry in enumerate(raw, start=1):
-        place = f"{where}: forbidden {number}"
-        entry = _mapping(entry, place)
-        for name in entry:
+    for number, rule in enumerate(rules, start=1):
+        for name in rule:
             if name not in names:
                 raise SearchSpaceError(
-                    f"{place}: there is no decision {name!r}{nearest(name, names)}; choose from {shown(names)}"
+                    f"{where}: forbidden {number}: there is no decision {name!r}{nearest(name, names)}; choose from "
+                    f"{shown(names)}"
                 )
-        rules.append({name: tuple(_names(options, f"{place}: {name}")) for name, options in entry.items()})
-    return rules
 
 
-def _metric(raw: Any, where: str) -> Metric | None:
-    if raw is None:
+def _metric(entry: MetricEntry | None) -> Metric | None:
+    if entry is None:
         return None
-    if isinstance(raw, str):
-        raw = {"column": raw}
-    raw = _mapping(raw, f"{where}: metric", METRIC_KEYS)
-    column = _text(raw, "column", f"{where}: metric")
-    # "maximize" is not a mistake.
-    goal = str(raw.get("goal", "maximise")).replace("mize", "mise")
-    try:
-        metric = Metric.from_dict({**raw, "goal": goal})
-    except SearchSpaceError as exc:
-        raise SearchSpaceError(f"{where}: {exc}") from None
-    if column in ("accuracy", "top1_percent"):
+    goal = entry.goal.replace("mize", "mise")  # "maximize" is not a mistake
+    metric = Metric.from_dict({**entry.model_dump(), "goal": goal})
+    if metric.column in ("accuracy", "top1_percent"):
         if goal != "maximise":
-            raise SearchSpaceError(f"{where}: metric: {column} is to be maximised; name the column otherwise")
+            raise SearchSpaceError(f"metric: {metric.column} is to be maximised; name the column otherwise")
         return None
     return metric
 
@@ -235,12 +296,10 @@ def _check_columns(space: TableSpace, where: str) -> None:
 
 def _check_costs(space: TableSpace, where: str) -> None:
     """Costs by option are all there or not at all: a gap is an error, never a zero."""
+    options = [f"{d.name}={o}" for d in space.decisions for o in d.options]
     for column, costs in space.option_costs.items():
-        missing = [
-            f"{d.name}={o}" for d in space.decisions for o in d.options if any(k for k in costs) and
-            f"{d.name}={o}" not in costs
-        ]  # fmt: skip
-        if missing:
+        missing = [option for option in options if option not in costs]
+        if missing and costs.keys() - {""}:
             raise SearchSpaceError(
                 f"{where}: {column} is given for some options but not for {missing[0]} "
                 f"({len(missing)} such); give it for every option (0 where it is free), or for none"
@@ -306,40 +365,3 @@ def _parse_yaml(text: str, where: str) -> Any:
         mark = getattr(exc, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
         raise SearchSpaceError(f"{where}:{line} not valid YAML ({getattr(exc, 'problem', None) or exc})") from None
-
-
-def _mapping(raw: Any, where: str, known: Iterable[str] = ()) -> dict[str, Any]:
-    if not isinstance(raw, dict):
-        what = "nothing" if raw is None else f"{raw!r:.60}"
-        raise SearchSpaceError(f"{where}: expected `key: value` lines, got {what}")
-    known = list(known)
-    for key in raw:
-        if known and key not in known:
-            raise SearchSpaceError(f"{where}: unknown key {key!r}{nearest(key, known)}; choose from {shown(known)}")
-    return raw
-
-
-def _text(raw: Mapping[str, Any], key: str, where: str) -> str:
-    value = raw.get(key)
-    if not isinstance(value, str) or not value.strip():
-        raise SearchSpaceError(f"{where}: {key} is {'missing' if value is None else repr(value)}; expected a text")
-    return value
-
-
-def _names(raw: Any, where: str) -> list[str]:
-    """One option or a list of them."""
-    names = [raw] if isinstance(raw, str) else raw
-    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
-        raise SearchSpaceError(f"{where}: expected an option or a list of options, got {raw!r:.60}")
-    return names
-
-
-def _add_cost(costs: dict[str, dict[str, float]], key: str, column: str, raw: Any, where: str) -> None:
-    name, unit = COST_UNITS[column]
-    try:
-        value = float(raw)
-    except (TypeError, ValueError):
-        value = float("nan")
-    if not 0 <= value < 1e15:
-        raise SearchSpaceError(f"{where}: {column} is {raw!r}; expected a number, at least 0")
-    costs.setdefault(name, {})[key] = value * unit

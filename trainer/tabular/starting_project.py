@@ -1,4 +1,4 @@
-"""What `pnag init DIR` writes: a search space with every key explained, and measurements that fit it."""
+"""The files of `pnag init DIR`: a search space with every key explained, and measurements that fit it."""
 
 from pathlib import Path
 

@@ -12,7 +12,7 @@ from pnag.models.errors import TrainingError
 from pnag.models.policy.generator import Generator
 from pnag.models.space.registry import get_space
 from pnag.models.space.search_space import INACTIVE, SearchSpace
-from pnag.trainer.generator.archive import cheapest
+from pnag.trainer.generator.archive import ends
 from pnag.trainer.generator.export import export_generator, verify_generator
 
 
@@ -21,7 +21,7 @@ def _untrained(space: SearchSpace, seed: int = 0) -> tuple[Generator, LayerCost]
     cost = LayerCost(space, lambda layer: layer.macs / 1e7, constant=0.3)
     slack = SlackTable.build(space, [cost, macs_cost(space), params_cost(space)])
     sampled = cost(space.sample(2000, np.random.default_rng(0)))
-    low = float(cost(cheapest(space, slack)[np.newaxis])[0])
+    low = float(cost(ends(space, slack))[0])
     generator = Generator(space, slack, low, float(sampled.max()), embedding=8, hidden=12)
     torch.nn.init.normal_(generator.head_DHC, std=2.0)  # far from uniform, so that budgets and slack matter
     return generator, cost

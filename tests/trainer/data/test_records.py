@@ -62,7 +62,7 @@ def test_the_benchmarks_own_json_is_read(tmp_path: Path) -> None:
         ("architecture,top1_percent\n02012100,89\n02012103,90\n", "row 2, architecture: .*digit 8 is '3'"),
         (
             "architecture,top1_percent\n02012100,89\n11111221,90\n02012100,90\n",
-            "row 3 repeats the architecture of row 1",
+            r"row 3, architecture repeats row 1 \(02012100\)",
         ),
         ("architecture,top1_percent\n02012100,0.89\n", "row 1, top1_percent is .*0.89.*looks like a fraction"),
         ("architecture,accuracy\n02012100,89\n", "row 1, accuracy is .*89.*looks like a percentage"),

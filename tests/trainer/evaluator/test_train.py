@@ -7,7 +7,8 @@ from pnag.models.accuracy.features import ArchitectureFeatures
 from pnag.models.space.search_space import Tokens
 from pnag.trainer.config import EvaluatorConfig
 from pnag.trainer.data.records import Records
-from pnag.trainer.evaluator.train import fit_gaussian_process, train_evaluator
+from pnag.trainer.evaluator.gaussian_process import fit_gaussian_process
+from pnag.trainer.evaluator.train import train_evaluator
 from pnag.trainer.progress import SILENT
 from pnag.trainer.tabular.space_file import parse_space
 
@@ -63,7 +64,7 @@ def test_more_records_may_be_better_than_those_the_ceiling_was_learned_from() ->
     assert np.isfinite(model(FEATURES(tokens_ND))).all()
 
 
-def test_a_wiring_finds_out_which_operation_reads_which() -> None:
+def test_message_passing_finds_out_which_operation_reads_which() -> None:
     space = parse_space(f"name: s\ndecisions: {{link: [x, y, z], op1: {OPTIONS}, op2: {OPTIONS}, op3: {OPTIONS}}}")
     features = ArchitectureFeatures(space)
     rng = np.random.default_rng(0)
@@ -78,15 +79,21 @@ def test_a_wiring_finds_out_which_operation_reads_which() -> None:
 
     known_ND, new_ND = space.sample(200, rng), space.sample(500, rng)
     error = {}
-    for is_wired in (False, True):
+    for passes_messages in (False, True):
         model, _ = fit_gaussian_process(
-            features(known_ND), accuracy(known_ND), EvaluatorConfig(), 0, SILENT, features.coupled, is_wired=is_wired
+            features(known_ND),
+            accuracy(known_ND),
+            EvaluatorConfig(),
+            0,
+            SILENT,
+            features.coupled,
+            passes_messages=passes_messages,
         )
-        error[is_wired] = np.mean(np.abs(model(features(new_ND)) - accuracy(new_ND)))
+        error[passes_messages] = np.mean(np.abs(model(features(new_ND)) - accuracy(new_ND)))
     assert error[True] < error[False] / 2
 
 
-def test_records_of_decisions_that_share_a_list_are_seen_with_and_without_a_wiring() -> None:
+def test_records_of_decisions_that_share_a_list_are_seen_with_and_without_message_passing() -> None:
     tokens_ND = SPACE.sample(60, np.random.default_rng(0))
     records = Records(tokens_ND, tuple(map(SPACE.encode, tokens_ND)), accuracy_of(tokens_ND), None, "invented")
     fitted_evaluator = train_evaluator(SPACE, records, EvaluatorConfig(gp_steps=5), 0, SILENT, 1.0 + np.arange(60))

@@ -11,8 +11,7 @@ from pnag.trainer.generator.archive import (
     Archive,
     Objective,
     budget_grid,
-    cheapest,
-    dearest,
+    ends,
     neighbours,
     search_archive,
 )
@@ -79,8 +78,7 @@ def test_neighbours_differ_in_one_active_decision_and_are_all_there(name: str) -
     assert len(around) == int((space.num_options_D[active] - 1).sum())
 
 
-def test_the_cheapest_is_the_cheapest_of_all() -> None:
+def test_the_ends_are_the_cheapest_and_the_most_expensive_of_all() -> None:
     slack = SlackTable.build(SPACE, [COST])
     cost = COST(EVERYTHING)
-    assert COST(cheapest(SPACE, slack)[np.newaxis])[0] == cost.min()
-    assert COST(dearest(SPACE, slack)[np.newaxis])[0] == cost.max()
+    assert COST(ends(SPACE, slack)).tolist() == [cost.min(), cost.max()]

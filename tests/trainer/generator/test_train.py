@@ -30,8 +30,9 @@ from pnag.trainer.config import (
 from pnag.trainer.evaluator.dominance import pair_agreement
 from pnag.trainer.evaluator.ranking import train_ranking_evaluator
 from pnag.trainer.generator.objective import Objective, RememberingObjective
+from pnag.trainer.generator.policy_run import PolicyRun, sample
 from pnag.trainer.generator.reinforce import advantages, composite, draw_budgets, log_prob_and_entropy, reinforce
-from pnag.trainer.generator.train import sample, train_generator
+from pnag.trainer.generator.train import GeneratorTask, train_generator
 from pnag.trainer.progress import SILENT
 
 SPACE = get_space("nas-bench-macro").restrict({f"layer{i}": ("identity", "mbconv_k3_e3") for i in (4, 5, 7, 8)})
@@ -87,11 +88,13 @@ def test_a_run_broken_off_and_resumed_ends_with_the_same_bits(
     method: str, stage: str, step: int, tmp_path: Path
 ) -> None:
     config = _config(method)
-    whole, policy = train_generator(SPACE, SLACK, _objective(), config, SILENT, tmp_path / "whole")
+    whole, policy = train_generator(GeneratorTask(SPACE, SLACK, _objective(), config), SILENT, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        train_generator(SPACE, SLACK, _objective(), config, _InterruptedAt(stage, step), tmp_path / "broken")  # type: ignore[arg-type]
+        train_generator(
+            GeneratorTask(SPACE, SLACK, _objective(), config), _InterruptedAt(stage, step), tmp_path / "broken"
+        )  # type: ignore[arg-type]
     objective = _objective()
-    resumed, same_policy = train_generator(SPACE, SLACK, objective, config, SILENT, tmp_path / "broken")
+    resumed, same_policy = train_generator(GeneratorTask(SPACE, SLACK, objective, config), SILENT, tmp_path / "broken")
     for name, weights in policy.state_dict().items():
         assert torch.equal(weights, same_policy.state_dict()[name]), name
     assert np.array_equal(whole.tokens_ND, resumed.tokens_ND)
@@ -100,15 +103,15 @@ def test_a_run_broken_off_and_resumed_ends_with_the_same_bits(
 
 
 def test_curves_have_one_row_per_step(tmp_path: Path) -> None:
-    train_generator(SPACE, SLACK, _objective(), _config("elite-imitation"), SILENT, tmp_path)
+    train_generator(GeneratorTask(SPACE, SLACK, _objective(), _config("elite-imitation")), SILENT, tmp_path)
     rows = list(csv.DictReader((tmp_path / CURVES).read_text().splitlines()))
     assert [(r["round"], r["step"]) for r in rows] == [(str(n), str(s)) for n in (1, 2) for s in range(1, 31)]
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
-    _, policy = train_generator(SPACE, SLACK, _objective(), _config("reinforce"), SILENT, tmp_path)
+    _, policy = train_generator(GeneratorTask(SPACE, SLACK, _objective(), _config("reinforce")), SILENT, tmp_path)
     before = (tmp_path / CURVES).read_text()
-    _, again = train_generator(SPACE, SLACK, _objective(), _config("reinforce"), SILENT, tmp_path)
+    _, again = train_generator(GeneratorTask(SPACE, SLACK, _objective(), _config("reinforce")), SILENT, tmp_path)
     assert torch.equal(policy.head_DHC, again.head_DHC)
     assert (tmp_path / CURVES).read_text() == before
 
@@ -126,7 +129,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
 )
 def test_the_checkpoint_of_another_run_is_refused_by_name(change: str, named: str, tmp_path: Path) -> None:
     config = _config("elite-imitation")
-    train_generator(SPACE, SLACK, _objective(), config, SILENT, tmp_path)
+    train_generator(GeneratorTask(SPACE, SLACK, _objective(), config), SILENT, tmp_path)
     space, slack, objective = SPACE, SLACK, _objective()
     if change == "space":
         space = get_space("nas-bench-macro")
@@ -144,13 +147,13 @@ def test_the_checkpoint_of_another_run_is_refused_by_name(change: str, named: st
     else:
         config = _config("reinforce")
     with pytest.raises(TrainingError, match=f"belongs to another run, which differs in .*{named}"):
-        train_generator(space, slack, objective, config, SILENT, tmp_path)
+        train_generator(GeneratorTask(space, slack, objective, config), SILENT, tmp_path)
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / CHECKPOINT).write_bytes(b"not a checkpoint")
     with pytest.raises(TrainingError, match="is no checkpoint"):
-        train_generator(SPACE, SLACK, _objective(), _config("reinforce"), SILENT, tmp_path)
+        train_generator(GeneratorTask(SPACE, SLACK, _objective(), _config("reinforce")), SILENT, tmp_path)
 
 
 # -- reinforce ---------------------------------------------------------------------------------------------------------
@@ -160,11 +163,13 @@ def test_reinforce_finds_better_networks_than_the_policy_it_starts_from() -> Non
     config = replace(_config("reinforce"), reinforce=ReinforceConfig(steps=150, learning_rate=1e-2))
     budgets = np.repeat(np.linspace(COST(EVERYTHING).min(), COST(EVERYTHING).max(), 12)[1:-1], 8)
     rng = np.random.default_rng(0)
-    _, start = train_generator(SPACE, SLACK, _objective(), replace(config, reinforce=ReinforceConfig(steps=1)), SILENT)
-    _, trained = train_generator(SPACE, SLACK, _objective(), config, SILENT)
-    before, after = (_accuracy(sample(p, budgets, 1, rng)).mean() for p in (start, trained))
+    _, start = train_generator(
+        GeneratorTask(SPACE, SLACK, _objective(), replace(config, reinforce=ReinforceConfig(steps=1))), SILENT
+    )
+    _, trained = train_generator(GeneratorTask(SPACE, SLACK, _objective(), config), SILENT)
+    before, after = (_accuracy(sample(p, budgets, rng)).mean() for p in (start, trained))
     assert after > before + 0.01
-    assert (COST(sample(trained, budgets, 1, rng)) <= budgets * (1 + 1e-6)).all()
+    assert (COST(sample(trained, budgets, rng)) <= budgets * (1 + 1e-6)).all()
 
 
 def test_each_budget_has_its_own_baseline() -> None:
@@ -183,10 +188,8 @@ def test_training_is_deaf_to_a_reward_that_depends_on_the_budget_alone() -> None
         torch.manual_seed(0)
         generator = Generator(SPACE, SLACK, 10.0, 60.0, 8, 12)
         score = composite(50.0)
-        reinforce(
-            generator, _objective(), lambda t, c, a, b: score(t, c, a, b) + bonus(b), ReinforceConfig(steps=5),
-            np.random.default_rng(0), SILENT, Checkpoint(None, {}),
-        )  # fmt: skip
+        run = PolicyRun(generator, np.random.default_rng(0), SILENT, Checkpoint(None, {}))
+        reinforce(run, _objective(), lambda t, c, a, b: score(t, c, a, b) + bonus(b), ReinforceConfig(steps=5))
         return generator
 
     plain, with_bonus = trained(np.zeros_like), trained(lambda budget: 10 * budget)
@@ -238,10 +241,10 @@ def test_log_probabilities_leave_inactive_decisions_out_even_where_the_slack_tab
 
 def test_an_allowance_is_never_overdrawn() -> None:
     objective = RememberingObjective(COST, _accuracy, limit=70)
-    train_generator(SPACE, SLACK, objective, _config("elite-imitation"), SILENT)
+    train_generator(GeneratorTask(SPACE, SLACK, objective, _config("elite-imitation")), SILENT)
     assert objective.calls == 70
     objective = RememberingObjective(COST, _accuracy, limit=70)
-    train_generator(SPACE, SLACK, objective, _config("reinforce"), SILENT)
+    train_generator(GeneratorTask(SPACE, SLACK, objective, _config("reinforce")), SILENT)
     assert objective.calls <= 70
 
 
@@ -262,22 +265,29 @@ def test_a_space_with_one_cost_is_refused() -> None:
     flat = LayerCost(SPACE, lambda _layer: 0.0, constant=7.0)
     with pytest.raises(TrainingError, match=r"both cost 7.*different cost"):
         train_generator(
-            SPACE, SlackTable.build(SPACE, [flat]), Objective(flat, _accuracy), _config("reinforce"), SILENT
+            GeneratorTask(SPACE, SlackTable.build(SPACE, [flat]), Objective(flat, _accuracy), _config("reinforce")),
+            SILENT,
         )
 
 
 def test_a_front_of_one_point_still_trains_and_answers() -> None:
     """The cheapest network is also the best: every budget has that answer."""
     objective = Objective(COST, lambda tokens: 0.9 - COST(tokens) / 1000)
-    archive, generator = train_generator(SPACE, SLACK, objective, _config("elite-imitation"), SILENT)
+    archive, generator = train_generator(GeneratorTask(SPACE, SLACK, objective, _config("elite-imitation")), SILENT)
     assert len(archive.front_indices()) == 1
-    answers = sample(generator, np.linspace(generator.low * 1.001, generator.high, 5), 1, np.random.default_rng(0))
+    answers = sample(generator, np.linspace(generator.low * 1.001, generator.high, 5), np.random.default_rng(0))
     SPACE.validate(answers)
 
 
 def test_a_learned_score_for_imitation_is_refused() -> None:
+    config = TrainConfig(evaluator=EvaluatorConfig(score="ranking"))
     with pytest.raises(TrainingError, match="guides method reinforce only"):
-        TrainConfig(evaluator=EvaluatorConfig(score="ranking"))
+        train_generator(GeneratorTask(SPACE, SLACK, _objective(), config), SILENT)
+
+
+def test_a_method_that_is_not_registered_is_refused_with_those_that_are() -> None:
+    with pytest.raises(TrainingError, match=r"'magic'; choose from .*elite-imitation.*reinforce"):
+        train_generator(GeneratorTask(SPACE, SLACK, _objective(), _config("magic")), SILENT)
 
 
 # -- the ranking evaluator ---------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Which architectures are proposed, and that asking and telling through files loses and doubles nothing."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ from pnag.models.cost.additive import LayerCost
 from pnag.models.errors import RecordsError, TrainingError
 from pnag.models.space.registry import get_space
 from pnag.trainer.config import EvaluatorConfig
-from pnag.trainer.evaluator.train import fit_gaussian_process
+from pnag.trainer.evaluator.gaussian_process import fit_gaussian_process
 from pnag.trainer.label.active import NUM_STRATIFIED, Labeller, label_all
-from pnag.trainer.label.ask_tell import ask, tell_measured
+from pnag.trainer.label.ask_tell import Request, ask, tell
 from pnag.trainer.progress import SILENT
 
 SPACE = get_space("nas-bench-macro")
@@ -114,14 +115,19 @@ def _measure(path: Path, upto: int | None = None) -> None:
 
 def test_asking_and_telling_in_turns_collects_records(tmp_path: Path) -> None:
     records, asked = tmp_path / "records.csv", tmp_path / "ask.csv"
-    runner, arguments = CliRunner(), ["--space", SPACE.name, "--records", str(records), "--out", str(asked)]
-    assert runner.invoke(app, [*arguments, "--count", "25"]).exit_code == 0
+    known = ["--space", SPACE.name, "--records", str(records), "--json"]
+
+    def run(*words: str) -> dict[str, object]:
+        document: dict[str, object] = json.loads(CliRunner().invoke(app, words, catch_exceptions=False).stdout)
+        return document
+
+    assert run("ask", *known, "--out", str(asked), "--count", "25")["asked"] == 25
     _measure(asked)
-    result = runner.invoke(app, [*arguments, "--count", "15", "--tell", str(asked), "--json"], catch_exceptions=False)
-    assert '"told": 25, "known": 25, "asked": 15' in result.stdout
+    assert run("tell", *known, "--measured", str(asked))["told"] == 25
+    assert run("ask", *known, "--out", str(asked), "--count", "15") == {"known": 25, "asked": 15, "out": str(asked)}
     _measure(asked)
-    result = runner.invoke(app, [*arguments, "--count", "8", "--tell", str(asked), "--json"], catch_exceptions=False)
-    assert '"told": 15, "known": 40, "asked": 8' in result.stdout
+    assert run("tell", *known, "--measured", str(asked))["told"] == 15
+    assert run("ask", *known, "--out", str(asked), "--count", "8")["known"] == 40
     told = [row["architecture"] for row in csv.DictReader(records.read_text().splitlines())]
     assert len(set(told)) == 40
     assert not {row["architecture"] for row in csv.DictReader(asked.read_text().splitlines())} & set(told)
@@ -129,18 +135,18 @@ def test_asking_and_telling_in_turns_collects_records(tmp_path: Path) -> None:
 
 def test_telling_twice_and_blank_rows_do_no_harm(tmp_path: Path) -> None:
     records, asked = tmp_path / "records.csv", tmp_path / "ask.csv"
-    ask(SPACE.name, records, asked, None, "random", 6, 0)
+    ask(SPACE, records, asked, None, Request("random", 6))
     _measure(asked, upto=4)
-    assert tell_measured(SPACE.name, records, asked) == 4
+    assert tell(SPACE, records, asked) == 4
     before = records.read_text()
-    assert tell_measured(SPACE.name, records, asked) == 0
+    assert tell(SPACE, records, asked) == 0
     assert records.read_text() == before
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("02012100,\n", "no row has a top1_percent yet"),
+        ("02012100,\n", "no row has top1_percent yet"),
         ("02012100,91.5\n", r"gives 91.5 for 02012100, records.csv has 90.0"),
         ("02012101,0.915\n", "looks like a fraction"),
         ("02012101,good\n", "top1_percent is 'good'"),
@@ -152,7 +158,7 @@ def test_a_told_row_that_cannot_be_kept_leaves_the_records_alone(rows: str, mess
     records.write_text("architecture,top1_percent\n02012100,90.0\n")
     told.write_text("architecture,top1_percent\n" + rows)
     with pytest.raises(ValueError, match=message):
-        tell_measured(SPACE.name, records, told)
+        tell(SPACE, records, told)
     assert records.read_text() == "architecture,top1_percent\n02012100,90.0\n"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["records.csv", "told.csv"]
 
@@ -161,4 +167,28 @@ def test_records_without_an_architecture_column_are_refused(tmp_path: Path) -> N
     told = tmp_path / "told.csv"
     told.write_text("network,top1_percent\n02012100,90\n")
     with pytest.raises(RecordsError, match="has no column architecture"):
-        tell_measured(SPACE.name, tmp_path / "records.csv", told)
+        tell(SPACE, tmp_path / "records.csv", told)
+
+
+@pytest.mark.parametrize(
+    ("option", "name"), [("--count=5", "ask"), ("--tell", "tell"), ("--weights=supernet.pt", "measure")]
+)
+def test_a_call_in_the_old_form_names_the_new_command_and_does_nothing(option: str, name: str, tmp_path: Path) -> None:
+    out = tmp_path / "ask.csv"
+    words = ["--space", SPACE.name, "--records", str(tmp_path / "r.csv"), "--out", str(out), option, "x.csv"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2
+    assert f"pnag label {name} --help" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not out.exists()
+
+
+def test_telling_keeps_what_else_the_records_hold_or_refuses(tmp_path: Path) -> None:
+    records, told = tmp_path / "records.csv", tmp_path / "told.csv"
+    records.write_text("architecture,top1_percent,latency_ms\n02012100,90,1.5\n")
+    told.write_text("architecture,top1_percent\n02012101,91\n")
+    with pytest.raises(RecordsError, match=r"told\.csv: has no column 'latency_ms', which records\.csv has"):
+        tell(SPACE, records, told)
+    told.write_text("architecture,latency_ms,top1_percent\n02012101,2.5,91\n02012101,2.5,91.0\n02012102,3,\n")
+    assert tell(SPACE, records, told) == 1
+    assert records.read_text() == "architecture,top1_percent,latency_ms\n02012100,90,1.5\n02012101,91,2.5\n"

@@ -10,7 +10,7 @@ from pnag.cli.label import app
 from pnag.models.errors import RecordsError
 from pnag.models.space.tabular import TableSpace
 from pnag.trainer.label.active import NUM_STRATIFIED
-from pnag.trainer.label.ask_tell_table import ask_table, tell_table
+from pnag.trainer.label.ask_tell import Request, ask_table, tell
 from pnag.trainer.tabular.space_file import parse_space
 
 SPACE = "name: s\ndecisions: {a: [p, q, r, s, t], b: [p, q, r, s, t], c: [x, y, z]}\n"
@@ -52,39 +52,40 @@ def test_rounds_of_asking_and_telling_measure_every_candidate_once(
     tmp_path: Path, space: TableSpace, candidates: Path
 ) -> None:
     records, out = tmp_path / "r.csv", tmp_path / "ask.csv"
-    assert ask_table(space, records, candidates, out, "active", 60, 0) == (0, NUM_STRATIFIED)
+    assert ask_table(space, records, candidates, out, Request("active", 60)) == (0, NUM_STRATIFIED)
     asked = read(out)
     assert {float(row["latency_ms"]) for row in asked} >= {1.0, 11.0}, "both ends of the range"
     assert all(row["accuracy"] == "" and row["note"] == "7" and row["reason"] for row in asked)
     fill_in(out)
-    assert tell_table(space, records, out) == NUM_STRATIFIED
-    assert tell_table(space, records, out) == 0, "telling twice does no harm"
-    assert ask_table(space, records, candidates, out, "active", 100, 0) == (NUM_STRATIFIED, 75 - NUM_STRATIFIED)
+    assert tell(space, records, out) == NUM_STRATIFIED
+    assert tell(space, records, out) == 0, "telling twice does no harm"
+    assert ask_table(space, records, candidates, out, Request("active", 100)) == (NUM_STRATIFIED, 75 - NUM_STRATIFIED)
     fill_in(out)
-    assert tell_table(space, records, out) == 75 - NUM_STRATIFIED
+    assert tell(space, records, out) == 75 - NUM_STRATIFIED
     assert len({row["architecture"] for row in read(records)}) == 75
 
 
 def test_what_cannot_be_told_or_asked_changes_nothing(tmp_path: Path, space: TableSpace, candidates: Path) -> None:
     records, out = tmp_path / "r.csv", tmp_path / "ask.csv"
-    ask_table(space, records, candidates, out, "random", 5, 0)
+    ask_table(space, records, candidates, out, Request("random", 5))
     with pytest.raises(RecordsError, match="no row has accuracy yet"):
-        tell_table(space, records, out)
+        tell(space, records, out)
     fill_in(out)
-    tell_table(space, records, out)
+    tell(space, records, out)
     before = records.read_text()
     out.write_text(out.read_text().replace(",0.5", ",0.6"))
-    with pytest.raises(RecordsError, match="repeats row 1"):
-        tell_table(space, records, out)
+    with pytest.raises(RecordsError, match=r"row 1 gives 0\.6.* for .*, r\.csv has 0\.5"):
+        tell(space, records, out)
     assert records.read_text() == before
     candidates.write_text(candidates.read_text().replace(",7", ",").replace("latency_ms", "ms"))
     with pytest.raises(RecordsError, match="latency_ms in every row"):
-        ask_table(space, records, candidates, out, "random", 5, 0)
+        ask_table(space, records, candidates, out, Request("random", 5))
 
 
 def test_the_command_asks_by_the_file(tmp_path: Path, candidates: Path) -> None:
     (tmp_path / "s.yaml").write_text(SPACE)
     words = [
+        "ask",
         "--space",
         str(tmp_path / "s.yaml"),
         "--records",

@@ -28,6 +28,7 @@ from pnag.models.space.registry import get_space
 from pnag.trainer.data.images import read_images
 from pnag.trainer.data.records import read_records
 from pnag.trainer.label import measure as module
+from pnag.trainer.label.ask_tell import Request
 from pnag.trainer.label.cluster import run_on_cluster
 from pnag.trainer.label.measure import Task, measure_labels, run_here
 from pnag.trainer.supernet.plain_network import ConvUnit
@@ -69,8 +70,8 @@ def scorer(task: Task) -> Scorer:
     return module._scorer.__wrapped__(task)
 
 
-def _measure(task: Task, out: Path, strategy: str = "random", total: int | None = 8, run: module.Run = run_here) -> int:
-    return measure_labels(task, out, COST, strategy, total, 0, run)
+def _measure(task: Task, out: Path, strategy: str = "random", total: int = 8, run: module.Run = run_here) -> int:
+    return measure_labels(task, out, COST, Request(strategy, total), run)
 
 
 def _rows(path: Path) -> dict[str, str]:
@@ -197,13 +198,14 @@ def test_all_is_every_architecture_in_chunks(task: Task, tmp_path: Path) -> None
             asked.extend(chunk)
             yield [(encoding, 0.5) for encoding in chunk]
 
-    assert _measure(task, tmp_path / "records.csv", "all", None, run) == 6561
+    assert _measure(task, tmp_path / "records.csv", "all", run=run) == 6561
     assert len(set(asked)) == 6561
 
 
 def test_the_command_writes_records(task: Task, tmp_path: Path) -> None:
     arguments = [
-        "--space", SPACE.name, "--weights", task.weights, "--images", task.images, "--out", str(tmp_path / "r.csv"),
+        "measure", "--space", SPACE.name, "--weights", task.weights, "--images", task.images,
+        "--out", str(tmp_path / "r.csv"),
         "--strategy", "random", "--count", "3", "--validation-images", "20", "--recalibration-images", "6", "--json",
     ]  # fmt: skip
     result = CliRunner().invoke(app, arguments)

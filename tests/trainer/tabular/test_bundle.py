@@ -88,11 +88,11 @@ def test_references_of_a_file_reach_the_page(client: TestClient) -> None:
     ("text", "complaint"),
     [
         ("title,architecture\nours,{}\n", "has columns ['title', 'architecture']"),
-        ("name,architecture\n", "0 rows"),
+        ("name,architecture\n", "no rows"),
         ("name,architecture\nours,{}\nours,{}\n", "row 2: name is 'ours'"),
         ("name,architecture\n,{}\n", "row 1: name is ''"),
         ("name,architecture\nours,{}x\n", "row 1, architecture"),
-        ("name,architecture\nours,{}\ntheirs,{}\n", "row 2 repeats"),
+        ("name,architecture\nours,{}\ntheirs,{}\n", "row 2, architecture repeats row 1"),
     ],
 )
 def test_references_that_cannot_be_shown_are_refused_with_their_row(

@@ -9,9 +9,10 @@ from pnag.models.cost.tabular import NetworkCosts
 from pnag.models.errors import LatencyTableError, RecordsError, TrainingError
 from pnag.models.space.tabular import TableSpace
 from pnag.trainer.checks.validate import validate
+from pnag.trainer.data.records import Records
 from pnag.trainer.tabular.costs import learn_cost
-from pnag.trainer.tabular.inputs import read_table_inputs, search_objective
-from pnag.trainer.tabular.records import TableReading, read_table, refuse_problems
+from pnag.trainer.tabular.inputs import Choices, read_table_inputs, search_objective
+from pnag.trainer.tabular.records import read_table
 from pnag.trainer.tabular.space_file import parse_space
 
 SPACE = (
@@ -26,17 +27,26 @@ def space() -> TableSpace:
     return parse_space(SPACE)
 
 
-def read(tmp_path: Path, space: TableSpace, text: str) -> TableReading:
+def read(tmp_path: Path, space: TableSpace, text: str) -> Records:
     path = tmp_path / "r.csv"
     path.write_text(text)
-    return read_table(path, space)
+    return read_table(path, space).checked()
+
+
+def problems_of(tmp_path: Path, space: TableSpace, text: str) -> list[str]:
+    """Every problem of a file; of one that is no table, the one it is refused with."""
+    path = tmp_path / "r.csv"
+    path.write_text(text)
+    try:
+        return read_table(path, space).problems.sentences
+    except RecordsError as exc:
+        return [str(exc)]
 
 
 def test_both_forms_of_a_table_read_the_same(tmp_path: Path, space: TableSpace) -> None:
     columns = read(tmp_path, space, HEADER + "".join(ROWS))
     joined = read(tmp_path, space, "architecture,accuracy,latency_ms\n0::x,.5,1\n1:conv:x,.6,2\nno:pool:NA,.7,3\n")
     for reading in (columns, joined):
-        assert reading.problems == []
         assert reading.encodings == ("0::x", "1:conv:x", "no:pool:NA")
         assert reading.accuracy_N is not None
         assert reading.accuracy_N.tolist() == [0.5, 0.6, 0.7]
@@ -50,8 +60,7 @@ def test_a_spreadsheets_csv_reads_the_same(
 ) -> None:
     text = HEADER.replace("a,", '"a",') + "".join(ROWS)
     (tmp_path / "r.csv").write_bytes(byte_order_mark + text.encode().replace(b"\n", line_end))
-    reading = read_table(tmp_path / "r.csv", space)
-    assert reading.problems == []
+    reading = read_table(tmp_path / "r.csv", space).checked()
     assert reading.encodings == ("0::x", "1:conv:x", "no:pool:NA")
     assert reading.latency_ms_N is not None
     assert reading.latency_ms_N.tolist() == [1, 2, 3]
@@ -63,7 +72,7 @@ def test_parquet_numbers_are_their_options(tmp_path: Path) -> None:
     space = parse_space("name: s\ndecisions: {k: [3, 5], e: ['True', 'False']}")
     frame = pd.DataFrame({"k": [3.0, 5.0], "e": [True, False], "accuracy": [0.5, 0.6], "latency_ms": [1, 2]})
     frame.to_parquet(tmp_path / "r.parquet")
-    assert read_table(tmp_path / "r.parquet", space).encodings == ("3:True", "5:False")
+    assert read_table(tmp_path / "r.parquet", space).checked().encodings == ("3:True", "5:False")
 
 
 @pytest.mark.parametrize(
@@ -90,15 +99,15 @@ def test_parquet_numbers_are_their_options(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_with_its_row(tmp_path: Path, space: TableSpace, text: str, said: str) -> None:
-    problems = read(tmp_path, space, text).problems
+    problems = problems_of(tmp_path, space, text)
     assert any(said in problem for problem in problems), problems
     with pytest.raises(RecordsError):
-        refuse_problems(read(tmp_path, space, text))
+        read(tmp_path, space, text)
 
 
 def test_all_mistakes_are_told_and_many_alike_are_counted(tmp_path: Path, space: TableSpace) -> None:
     bad = "".join(f"1,conv,x{i},.6,2\n" for i in range(6)) + "2,conv,x,2,0\n"
-    problems = read(tmp_path, space, HEADER + bad).problems
+    problems = problems_of(tmp_path, space, HEADER + bad)
     assert len([p for p in problems if "row" in p and " c is " in p]) == 3
     assert any("the same in 3 further rows (4, 5, 6" in p for p in problems)
     assert any("row 7, a is '2'" in p for p in problems)
@@ -109,13 +118,12 @@ def test_all_mistakes_are_told_and_many_alike_are_counted(tmp_path: Path, space:
 def test_a_metric_to_minimise_turns_around(tmp_path: Path) -> None:
     space = parse_space(SPACE + "metric: {column: rmse, goal: minimize}")
     reading = read(tmp_path, space, "a,b,c,rmse\n0,,x,9\n1,conv,x,4\n1,pool,x,-2\n")
-    assert reading.problems == []
     assert reading.metric is not None
     assert reading.accuracy_N is not None
     assert np.argsort(reading.accuracy_N).tolist() == [0, 1, 2]
     assert reading.metric.value(float(reading.accuracy_N[0])) == pytest.approx(9)
-    flat = read(tmp_path, space, "a,b,c,rmse\n0,,x,9\n1,conv,x,9\n")
-    assert "nothing to learn" in flat.problems[0]
+    with pytest.raises(RecordsError, match="nothing to learn"):
+        read(tmp_path, space, "a,b,c,rmse\n0,,x,9\n1,conv,x,9\n")
 
 
 def many(space: TableSpace, tmp_path: Path, *, latency: bool = True, name: str = "many.csv") -> Path:
@@ -171,7 +179,7 @@ def test_options_without_a_record_leave_the_space(tmp_path: Path, space: TableSp
 
 def test_candidates_are_all_that_may_be_answered(tmp_path: Path, space: TableSpace) -> None:
     (tmp_path / "c.csv").write_text("a,b,c,latency_ms\n1,conv,x,\n0,,x,50\nno,pool,NA,\n")
-    given = read_table_inputs(space, many(space, tmp_path), None, candidates_path=tmp_path / "c.csv")
+    given = read_table_inputs(space, many(space, tmp_path), None, Choices(tmp_path / "c.csv"))
     costs = NetworkCosts.of(given.space, given.table, given.costs)
     everything = given.space.all_architectures()
     assert everything is not None
@@ -189,7 +197,7 @@ def test_candidates_are_all_that_may_be_answered(tmp_path: Path, space: TableSpa
 
 
 def test_only_recorded_answers_with_what_was_measured(tmp_path: Path, space: TableSpace) -> None:
-    given = read_table_inputs(space, many(space, tmp_path), None, only_recorded=True)
+    given = read_table_inputs(space, many(space, tmp_path), None, Choices(only_recorded=True))
     costs = NetworkCosts.of(given.space, given.table, given.costs)
     assert costs.measured_accuracy is not None
     assert given.records.accuracy_N is not None
