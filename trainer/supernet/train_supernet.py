@@ -23,12 +23,11 @@ from pnag.models.space.search_space import SearchSpace, Tokens
 from pnag.trainer.checkpoint import Checkpoint, digest
 from pnag.trainer.data.images import Images, Normalise, augment
 from pnag.trainer.progress import SILENT, Progress
-from pnag.trainer.supernet.build import build_supernet
 from pnag.trainer.supernet.distributed import Group
 from pnag.trainer.supernet.elastic import ElasticSupernet
 from pnag.trainer.supernet.precision import check_precision, quickest_precision
 from pnag.trainer.supernet.sandwich import sandwich_losses, sandwich_paths
-from pnag.trainer.supernet.weights_file import SupernetWeights
+from pnag.trainer.supernet.weights_file import SupernetWeights, build_supernet
 
 WEIGHTS = "supernet.pt"
 CURVE_EVERY = 20

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pnag.models.space.registry import get_space
-from pnag.trainer.supernet.build import build_supernet
 from pnag.trainer.supernet.sandwich import distillation_loss, sandwich_losses, sandwich_paths
+from pnag.trainer.supernet.weights_file import build_supernet
 
 SPACE = get_space("ofa-mobilenetv3-w1.0")
 
