@@ -1,4 +1,4 @@
-"""Does an exported network keep its promises here? Its accuracy on images, its time on this machine."""
+"""An exported network beside its promises: its accuracy on images, its time on this machine."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,20 +6,22 @@ from typing import Any
 from pnag.models.errors import TrainingError, WeightsError
 from pnag.trainer.data.images import Images, Normalise
 from pnag.trainer.latency.fit import network_latency
-from pnag.trainer.latency.kit_script import Item, Plan, Sample, Setup, pinned, processor_name, time_interleaved
+from pnag.trainer.latency.timing.host import Setup, pinned, processor_name
+from pnag.trainer.latency.timing.rounds import Item, Plan, time_interleaved
+from pnag.trainer.latency.timing.samples import Sample
 from pnag.trainer.networks.export import accuracy_of, metadata_of, sizes_of
 
 ROUNDS, SECONDS = 1000, 5.0
-"""At most. A fraction of a second may fall into one slow stretch of the host, and would judge that."""
+"""At most. A fraction of a second may fall into one slow moment of the host, and would judge that."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What an exported network does, beside what its file says.
+    """An exported network's time and accuracy here, beside what its file says.
 
     Attributes:
         ms: in a good round of single images, what `predicted_latency_ms` aims at.
-        slow_ms: in the slowest stretch of the trial, what `latency_upper_ms` is to cover.
+        slow_ms: in the slowest quarter of the trial, what `latency_upper_ms` is to cover.
         accuracy: top-1 on the images, a fraction; None without images.
     """
 

@@ -188,11 +188,11 @@ class _Run:
             )
 
     def weights(self) -> dict[str, Tensor]:
-        """What was learnt: the averages if they are kept, else the last."""
+        """The learned weights: the averages if they are kept, else the last."""
         return self.averaged or {name: tensor.detach() for name, tensor in self.supernet.state_dict().items()}
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """The content of a checkpoint."""
         return {
             "supernet": self.supernet.state_dict(),
             "optimizer": self.optimizer.state_dict(),
