@@ -26,11 +26,6 @@ OutOption = Annotated[Path, typer.Option(help="A folder for results; what is the
 ResultsOption = Annotated[Path | None, typer.Option(help="A folder for NAME.json and NAME.md, NAME being the command.")]
 
 
-@app.callback()
-def _group() -> None:
-    """Keep sub-commands even if only one is there."""
-
-
 @app.command(
     epilog="Example: pnag bench front --space nas-bench-macro --records macro.json --truth macro.json "
     "--num-records 500 --calls 1000 --samples 32 --out runs/bench/macro-macs"
@@ -146,7 +141,7 @@ def records(
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions; each labels with another training.")] = 3,
     as_json: JsonOption = False,
 ) -> None:
-    """How many networks must be measured: regret against records, actively chosen or at random."""
+    """Find how many networks must be measured: regret against records, actively chosen or at random."""
     from pnag.bench.search.records import SIZES, compare_labelling, draw_labelling, labelling_markdown
     from pnag.models.cost.additive import GroupedCost, LayerCost
     from pnag.models.cost.latency_table import LatencyTable
@@ -217,7 +212,7 @@ def labels(
     budgets: Annotated[int, typer.Option(min=2, help="Test budgets, even over the range.")] = 50,
     as_json: JsonOption = False,
 ) -> None:
-    """Where the truth is known: how well labels rank architectures, and what the bundle's answers lose."""
+    """Compare labels with known true accuracies: how they rank architectures, and what the bundle's answers lose."""
     from pnag.bench.search.supernet_truth import compare_with_truth
     from pnag.models.bundle.bundle import Bundle
 

@@ -18,7 +18,7 @@ def explain(
     coverage: Annotated[float | None, typer.Option(help="How likely the budget is kept; 0.5 = no margin.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Why a budget gets its network: what binds, the price of .1 % more, alternatives, how new it is."""
+    """Explain why a budget gets its network: what binds, the price of 0.1 % more, alternatives, how new it is."""
     from pnag.models.answer.explain import Explainer
     from pnag.models.answer.runtime import Limits, OnnxGenerator, Query
     from pnag.models.bundle.bundle import Bundle

@@ -129,7 +129,7 @@ def try_(
         size, _ = export.sizes_of(content)
     except (OSError, DecodeError, IndexError) as exc:
         raise WeightsError(f"{network}: cannot be read as an ONNX network ({exc})") from None
-    report = try_network(content, None if images is None else read_images(images, size)).report()
+    report = try_network(content, None if images is None else read_images(images, size))
     print_result(report, as_json)
 
 

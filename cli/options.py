@@ -1,4 +1,4 @@
-"""What several commands share: options, how a result is printed, and where what moved is now."""
+"""Options that several commands share, printing of results, and pointers from old names to new ones."""
 
 import json
 import sys

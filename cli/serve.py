@@ -125,7 +125,7 @@ def api_key(
 def bundle_show(
     folder: Annotated[Path, typer.Argument(help="Bundle folder.", show_default=False)], as_json: JsonOption = False
 ) -> None:
-    """What a bundle is: space, device, metrics, how it was trained."""
+    """Show what a bundle is: space, device, metrics, how it was trained."""
     manifest = dict(_load(folder).manifest)
     if as_json:
         print_json(manifest)

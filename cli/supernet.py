@@ -15,12 +15,7 @@ from pnag.cli.options import (
     print_result,
 )
 
-app = typer.Typer(no_args_is_help=True)
-
-
-@app.callback()
-def _group() -> None:
-    """Train the weights that all architectures of a space share."""
+app = typer.Typer(no_args_is_help=True, help="Train the weights that all architectures of a space share.")
 
 
 @app.command(

@@ -155,7 +155,7 @@ async def bundle_feedback(
 
 
 def reports_csv(reports: Iterable[Report]) -> str:
-    """One row for each report, as `pnag latency fit` wants measured networks."""
+    """One row for each report, as `pnag latency fit-feedback` reads them."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["architecture", "latency_ms", "promised_ms", "device", "reported_at"])

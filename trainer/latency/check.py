@@ -1,4 +1,4 @@
-"""What a latency table's predictions are worth: compared with networks that had no part in its fit.
+"""The worth of a latency table's predictions, compared with networks that had no part in its fit.
 
 Axis letters: N = networks.
 """

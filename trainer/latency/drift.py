@@ -21,9 +21,9 @@ from pnag.trainer.latency.timing.rounds import Plan
 from pnag.trainer.latency.timing.samples import Sample, lower_quartile, median_clock
 
 TOLERANCE_PERCENT = 5.0
-"""How far the median layer, or the networks, may have moved: as much as the table may be wrong at all."""
+"""By this the median layer, or the networks, may have moved: as much as the table may be wrong at all."""
 WORST_TOLERANCE_PERCENT = 25.0
-"""How far one layer may have: single layers scatter more than their sum."""
+"""By this one layer may have: single layers scatter more than their sum."""
 
 
 def measure_drift(path: Path, num_layers: int, run: Run) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def choose_layers(table: LatencyTable, space: SearchSpace, count: int) -> list[L
 
 
 def report(table: LatencyTable, layers: Sequence[Layer], measurements: Measurements) -> dict[str, Any]:
-    """How far layers and networks have moved since the table was made, in percent (> 0 is slower), and the verdict.
+    """The move of layers and networks since the table was made, in percent (> 0 is slower), and the verdict.
 
     Times are as they come, not scaled to the table's clock: a processor that is clocked down is a reason to worry too;
     `clock_percent` says how much of it that is.

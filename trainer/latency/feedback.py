@@ -33,7 +33,7 @@ KEY_VARIABLE = "PNAG_API_KEY"
 
 @dataclass(frozen=True)
 class FieldNetworks:
-    """What is left of the reports of one device.
+    """Networks that the reports of one device come down to.
 
     Attributes:
         networks: by encoding; `ms` is the median of its reports, `slow_ms` the median of the slower half of them.

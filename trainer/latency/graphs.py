@@ -50,7 +50,7 @@ def clock_graph() -> onnx.ModelProto:
 
 @dataclass
 class SharedWeights:
-    """One file of random numbers for the weights of many graphs, so that a kit carries none.
+    """One file of random numbers for the weights of many graphs, so that a device kit carries none.
 
     Section k of the file holds counts[k] float32 numbers of standard deviation 2^-k. Within a graph no two weights
     overlap: they would share the processor's cache as no real network's do.
@@ -61,7 +61,7 @@ class SharedWeights:
 
     @classmethod
     def for_chains(cls, file: str, chains: Iterable[Sequence[Layer]]) -> "SharedWeights":
-        """As large as the hungriest of some chains of layers needs it."""
+        """A file as large as the largest of some chains of layers needs it."""
         needed = [0] * NUM_EXPONENTS
         for chain in chains:
             places = _Places(cls(file, [1 << 40] * NUM_EXPONENTS))

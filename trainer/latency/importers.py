@@ -16,7 +16,7 @@ from pnag.models.files import is_number
 from pnag.models.space.layers import Layer
 from pnag.models.space.search_space import SearchSpace
 from pnag.trainer.latency import fit
-from pnag.trainer.latency.measure import SECONDS_SUSPECTED_BELOW_MS, load_measurements, to_table
+from pnag.trainer.latency.measure import SECONDS_SUSPECTED_BELOW_MS, to_table
 from pnag.trainer.latency.timing.measurements import Measurements
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def import_measurements(path: Path, space: SearchSpace, coverage: float = 0.95) 
     Raises:
         LatencyTableError: if it is for another space, or holds no finished layer.
     """
-    return _table_of(load_measurements(path), space, coverage, path.name)
+    return _table_of(Measurements.load(path), space, coverage, path.name)
 
 
 def import_perf_test(path: Path, space: SearchSpace, device_name: str, coverage: float = 0.95) -> LatencyTable:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from pnag.models import errors
 from pnag.models.cost.additive import macs_cost
 from pnag.models.files import write_atomic
 from pnag.models.space.layers import Layer
@@ -35,7 +36,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True)
 class KitOptions:
-    """What goes into a kit beside all layers."""
+    """The content of a kit beside all layers."""
 
     num_calibration: int = 10
     num_bounding: int = 40
@@ -100,7 +101,7 @@ def choose_networks(space: SearchSpace, options: KitOptions) -> tuple[list[str],
 def _script() -> str:
     """The files of `timing` as one program that runs alone: in the order of their imports, without these."""
     parts = [f'"""{script.__doc__}"""\n\nfrom __future__ import annotations\n']
-    for module in (samples, host, rounds, measurements, script):
+    for module in (errors, samples, host, rounds, measurements, script):
         source = Path(str(module.__file__)).read_text(encoding="utf-8")
         lines = source.splitlines(keepends=True)
         for node in ast.parse(source).body:

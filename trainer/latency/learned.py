@@ -17,7 +17,6 @@ all rows teach.
 Axis letters: N = rows, M = the rows learned from, G = kernels, X = one-hot columns.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,8 +36,6 @@ from pnag.trainer.latency.check import accuracy_figures
 from pnag.trainer.latency.gaussian_process import REWEIGHTINGS, fit_gaussian_process, robust_weights
 from pnag.trainer.latency.networks import spread_pool
 from pnag.trainer.progress import Progress
-
-logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 
@@ -179,7 +176,7 @@ def read_rows(path: Path, space: SearchSpace) -> Records:
 
 
 def num_steps(count: int) -> int:
-    """How often `learn` reports progress."""
+    """The number of times that `learn` reports progress."""
     return (count if count <= LEAVE_ONE_OUT_UP_TO else FOLDS) + 1
 
 

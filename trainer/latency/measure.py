@@ -3,8 +3,7 @@
 import logging
 import re
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,21 +15,21 @@ from pnag.models.space.search_space import SearchSpace
 from pnag.trainer.latency.timing.host import Setup, describe_device
 from pnag.trainer.latency.timing.measurements import AS_USER, BOUND, Measurements
 from pnag.trainer.latency.timing.rounds import Item, Plan, RoundsDone
-from pnag.trainer.latency.timing.samples import Sample, TimingError, at_clock, lower_quartile, median_clock, spread
+from pnag.trainer.latency.timing.samples import Sample, at_clock, lower_quartile, median_clock, spread
 
 logger = logging.getLogger(__name__)
 
 STATISTIC = "lower_quartile_of_rounds_at_median_clock"
 """Of each round the fastest of three runs; see timing/samples.py."""
 LEAST_MS = 1e-4
-"""What a layer is given that is no slower than an empty session: below what can be told apart."""
+"""The time of a layer that is no slower than an empty session: less cannot be told apart."""
 LARGER_KERNEL_RATIO = 0.8
 SECONDS_SUSPECTED_BELOW_MS = 0.003
 
 
 @dataclass(frozen=True)
 class Run:
-    """How long a command may measure, and whom it tells what.
+    """The time a command may measure, and whom it tells what.
 
     Attributes:
         rounds: per graph at most.
@@ -103,7 +102,7 @@ def measure_networks(
 
 
 def same_device(device: Device) -> tuple[Setup, dict[str, Any]]:
-    """How a device was measured, and this machine's description when it is measured so.
+    """The way a device was measured, and this machine's description when it is measured so.
 
     Raises:
         LatencyTableError: if this is another machine, or nobody knows how the device was measured.
@@ -125,18 +124,11 @@ def same_device(device: Device) -> tuple[Setup, dict[str, Any]]:
 
 
 def resume(path: Path, space: SearchSpace, device: dict[str, Any], run: Run) -> Measurements:
-    """What an interrupted run left, or nothing yet; says so if it goes on."""
-    with _as_table_error():
-        measurements = Measurements.resume(path, space.name, device)
+    """Measurements that an interrupted run left, or none yet; says so if it goes on."""
+    measurements = Measurements.resume(path, space.name, device)
     if path.exists():
         run.say(f"going on from {path}")
     return measurements
-
-
-def load_measurements(path: Path) -> Measurements:
-    """Read a measurements file; raises LatencyTableError, naming the entry that cannot be used."""
-    with _as_table_error():
-        return Measurements.load(path)
 
 
 def measure_all(
@@ -180,16 +172,7 @@ def measure(
         )
         for name, chain in wanted
     ]  # fmt: skip
-    with _as_table_error():
-        return measurements.measure(items, setup, plan, _probe_model, **more)
-
-
-@contextmanager
-def _as_table_error() -> Iterator[None]:
-    try:
-        yield
-    except TimingError as exc:
-        raise LatencyTableError(str(exc)) from None
+    return measurements.measure(items, setup, plan, _probe_model, **more)
 
 
 def _builder(chain: Sequence[Layer], setup: Setup) -> Callable[[], bytes]:

@@ -29,7 +29,7 @@ EVALUATED_AT_ONCE = 250
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """How a network is trained further."""
+    """Settings of a network's further training."""
 
     epochs: float = 5.0
     """Images seen, in units of the training images."""
@@ -52,7 +52,7 @@ class FinetuneConfig:
 
 @dataclass(frozen=True)
 class Finetuned:
-    """What came of it; accuracies are fractions, on the images held out."""
+    """A network trained further; accuracies are fractions, on the images held out."""
 
     network: PlainNetwork
     accuracy: float

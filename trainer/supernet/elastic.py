@@ -250,7 +250,7 @@ def _elastic_state(tensors: Mapping[str, Tensor], source: str, layer: Layer) -> 
 
 
 def _is_newer(name: str) -> bool:
-    """Whether a name is spelled as later versions of OFA's code do: `blocks.1.conv.…`."""
+    """True if a name is spelled as later versions of OFA's code do: `blocks.1.conv.…`."""
     parts = name.split(".")
     return parts[0] == "blocks" and len(parts) > 2 and parts[2] == "conv"
 

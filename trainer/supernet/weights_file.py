@@ -79,7 +79,7 @@ class SupernetWeights:
         return supernet.eval()
 
     def normalise(self) -> Normalise:
-        """What the network sees of an image."""
+        """The preparation of images that the network was trained with."""
         return Normalise(self.mean, self.std)
 
     def check_images(self, images: Images) -> None:

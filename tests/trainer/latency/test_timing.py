@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pnag.models.errors import LatencyTableError
 from pnag.trainer.latency.timing.host import Setup
 from pnag.trainer.latency.timing.rounds import Item, Plan, is_done, open_session, time_interleaved
-from pnag.trainer.latency.timing.samples import Sample, TimingError, at_clock, lower_quartile
+from pnag.trainer.latency.timing.samples import Sample, at_clock, lower_quartile
 
 SETUP = Setup()
 
@@ -160,7 +161,9 @@ def test_progress_ends_at_its_total_whatever_stops_early(fake_sessions: Callable
 
 def test_an_execution_provider_that_is_not_there_is_named_with_those_that_are() -> None:
     item = Item("item", 0, lambda: b"")
-    with pytest.raises(TimingError, match=r"'TpuExecutionProvider' is not in this onnxruntime.*CPUExecutionProvider"):
+    with pytest.raises(
+        LatencyTableError, match=r"'TpuExecutionProvider' is not in this onnxruntime.*CPUExecutionProvider"
+    ):
         open_session(item, Setup(execution_provider="TpuExecutionProvider"))
 
 

@@ -8,7 +8,7 @@ import platform
 import re
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,28 +29,21 @@ class Setup:
 
     @property
     def on_cpu(self) -> bool:
-        """Whether the processor's clock has a bearing on the times."""
+        """True if the processor's clock has a bearing on the times."""
         return self.execution_provider == "CPUExecutionProvider"
 
 
-@dataclass
 class HostLoad:
-    """What else the machine did meanwhile, from /proc where there is one."""
+    """The load of the machine from now on, from /proc where there is one."""
 
-    started: float = field(default_factory=time.time)
-    _before: Any = None
-    _load_before: Any = None
-    _own_before: float = 0.0
-
-    def __post_init__(self) -> None:
-        self._before = _cpu_jiffies()
-        self._load_before = _load_average()
-        self._own_before = time.process_time()
+    def __init__(self) -> None:
+        self._started, self._own_before = time.time(), time.process_time()
+        self._before, self._load_before = _cpu_jiffies(), _load_average()
 
     def report(self) -> dict[str, Any]:
         """JSON values; percentages are of one CPU."""
         report: dict[str, Any] = {
-            "wall_s": round(time.time() - self.started, 1),
+            "wall_s": round(time.time() - self._started, 1),
             "load_average_before": self._load_before,
             "load_average_after": _load_average(),
             "cpus": os.cpu_count(),
@@ -58,7 +51,7 @@ class HostLoad:
         after = _cpu_jiffies()
         if self._before is not None and after is not None:
             ticks = os.sysconf("SC_CLK_TCK")
-            wall = max(time.time() - self.started, 1e-9)
+            wall = max(time.time() - self._started, 1e-9)
             busy, steal = ((b - a) / ticks for a, b in zip(self._before, after))  # noqa: B905 (3.9)
             own = time.process_time() - self._own_before
             report["busy_elsewhere_percent"] = round(max(0.0, busy - own) / wall * 100, 1)
@@ -104,7 +97,7 @@ def describe_device(setup: Setup, name: str | None = None) -> dict[str, Any]:
 
 
 def processor_name() -> str:
-    """What the system says of its processor, e.g. `Intel Xeon Processor (family 6 model 207)`."""
+    """The processor as the system calls it, e.g. `Intel Xeon Processor (family 6 model 207)`."""
     facts: dict[str, str] = {}
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
@@ -131,7 +124,7 @@ def session_memory() -> int:
 
 
 def host_load_is_noisy(host_load: Mapping[str, Any]) -> bool:
-    """Whether something else had a share of the machine that shows."""
+    """True if something else had a share of the machine that shows."""
     return bool(
         max(host_load.get("busy_elsewhere_percent", 0), host_load.get("steal_percent", 0)) > NOISY_ELSEWHERE_PERCENT
         or host_load.get("median_spread", 0) > NOISY_SPREAD

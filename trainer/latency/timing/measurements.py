@@ -1,4 +1,4 @@
-"""What was measured on one device, kept as it comes, so that a break costs nothing: the next run reads it and goes on.
+"""Measurements of one device, kept as they come: a break costs nothing, the next run reads them and goes on.
 
 The file is the same wherever it is written: {format, space, device, layers: {key: {samples_ms, clock_ms}},
 networks: {encoding: ...}, overhead: {bound, as_user}}.
@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pnag.models.errors import LatencyTableError
 from pnag.trainer.latency.timing.host import HostLoad, Setup, pinned
 from pnag.trainer.latency.timing.rounds import Item, Plan, RoundsDone, open_session, time_interleaved
-from pnag.trainer.latency.timing.samples import Sample, TimingError, spread_report
+from pnag.trainer.latency.timing.samples import Sample, spread_report
 
 FORMAT = "pnag-measurements"
 FORMAT_VERSION = 1
@@ -69,24 +70,24 @@ class Measurements:
         """Read a measurements file, finished or not.
 
         Raises:
-            TimingError: naming the file and the entry that cannot be used.
+            LatencyTableError: naming the file and the entry that cannot be used.
         """
         try:
             document = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
         except OSError as exc:
-            raise TimingError(f"{path}: cannot read the measurements ({exc.strerror})") from None
+            raise LatencyTableError(f"{path}: cannot read the measurements ({exc.strerror})") from None
         except (ValueError, RecursionError) as exc:
-            raise TimingError(f"{path.name}: not valid JSON ({exc}); was the file cut off?") from None
+            raise LatencyTableError(f"{path.name}: not valid JSON ({exc}); was the file cut off?") from None
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             found = document.get("format") if isinstance(document, dict) else None
-            raise TimingError(f"{path.name}: format is {found!r}; expected {FORMAT!r}")
+            raise LatencyTableError(f"{path.name}: format is {found!r}; expected {FORMAT!r}")
         if document.get("format_version") != FORMAT_VERSION:
-            raise TimingError(
+            raise LatencyTableError(
                 f"{path.name}: format_version is {document.get('format_version')!r}; "
                 f"this version of pnag reads {FORMAT_VERSION}"
             )
         if not isinstance(document.get("space"), str) or not isinstance(document.get("device"), dict):
-            raise TimingError(f"{path.name}: space must be a text and device an object")
+            raise LatencyTableError(f"{path.name}: space must be a text and device an object")
         return cls(
             space=document["space"],
             device=document["device"],
@@ -99,16 +100,16 @@ class Measurements:
 
     @classmethod
     def resume(cls, path: Path, space: str, device: dict[str, Any]) -> Measurements:
-        """What an interrupted run left in the file, or nothing yet.
+        """Measurements that an interrupted run left in the file, or none yet.
 
         Raises:
-            TimingError: if the file is of another space or device.
+            LatencyTableError: if the file is of another space or device.
         """
         if not path.exists():
             return cls(space, device)
         found = cls.load(path)
         if found.space != space or found.device != device:
-            raise TimingError(
+            raise LatencyTableError(
                 f"{path} is {'a' if found.is_complete else 'an unfinished'} run of {found.space} on "
                 f"{found.device.get('name')}, not of {space} on {device['name']}; repeat its options, or move it away"
             )
@@ -134,7 +135,7 @@ class Measurements:
             hooks: passed on to `time_interleaved`; tests put a clock and a session of their own there.
 
         Raises:
-            TimingError: as `open_session`.
+            LatencyTableError: as `open_session`.
         """
         samples: dict[str, list[Sample]] = {}
         for item in items:
@@ -163,19 +164,19 @@ class Measurements:
 
 def _parse_samples(raw: Any, where: str) -> dict[str, list[Sample]]:
     if not isinstance(raw, dict):
-        raise TimingError(f"{where} must be an object of name -> {{samples_ms}}")
+        raise LatencyTableError(f"{where} must be an object of name -> {{samples_ms}}")
     parsed = {}
     for name, entry in raw.items():
         times = entry.get("samples_ms") if isinstance(entry, dict) else None
         if not isinstance(times, list) or not times or not all(_is_number(t) and t > 0 for t in times):
-            raise TimingError(f"{where}.{name}: samples_ms must be a non-empty list of numbers above 0")
+            raise LatencyTableError(f"{where}.{name}: samples_ms must be a non-empty list of numbers above 0")
         clocks = entry.get("clock_ms", [0.0] * len(times))
         if (
             not isinstance(clocks, list)
             or len(clocks) != len(times)
             or not all(_is_number(c) and c >= 0 for c in clocks)
         ):
-            raise TimingError(f"{where}.{name}: clock_ms must be one number >= 0 per sample")
+            raise LatencyTableError(f"{where}.{name}: clock_ms must be one number >= 0 per sample")
         parsed[name] = [(float(t), float(c)) for t, c in zip(times, clocks)]  # noqa: B905 (3.9)
     return parsed
 

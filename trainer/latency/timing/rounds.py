@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from pnag.models.errors import LatencyTableError
 from pnag.trainer.latency.timing.host import Setup, session_memory
-from pnag.trainer.latency.timing.samples import Sample, TimingError, agreed_clock, at_clock, lower_quartile
+from pnag.trainer.latency.timing.samples import Sample, agreed_clock, at_clock, lower_quartile
 
 AGREEMENT = 0.01
 """A graph is done early once its odd and its even rounds give the same time to within this fraction ..."""
@@ -156,11 +157,11 @@ def open_session(item: Item, setup: Setup) -> Callable[[], float]:
     """A function that runs the item's graph once and gives the time in ms.
 
     Raises:
-        TimingError: if the execution provider is not in this onnxruntime, or did not take the graph.
+        LatencyTableError: if the execution provider is not in this onnxruntime, or did not take the graph.
     """
     available = ort.get_available_providers()
     if setup.execution_provider not in available:
-        raise TimingError(
+        raise LatencyTableError(
             f"execution provider {setup.execution_provider!r} is not in this onnxruntime; it has {available}"
         )
     options = ort.SessionOptions()
@@ -170,7 +171,7 @@ def open_session(item: Item, setup: Setup) -> Callable[[], float]:
     session = ort.InferenceSession(item.load(), options, providers=[setup.execution_provider])
     if session.get_providers()[0] != setup.execution_provider:
         # ONNX Runtime falls back to the CPU without raising; its times would be another device's.
-        raise TimingError(f"{setup.execution_provider} could not be started; onnxruntime fell back to the CPU")
+        raise LatencyTableError(f"{setup.execution_provider} could not be started; onnxruntime fell back to the CPU")
     source = session.get_inputs()[0]
     shape = [size if isinstance(size, int) else setup.batch_size for size in source.shape]
     image = np.random.default_rng(0).standard_normal(shape).astype(np.float32)

@@ -23,10 +23,6 @@ CLOCK_AGREEMENT = 0.03
 """Probes before and after a visit that differ by more say nothing of the clock in between."""
 
 
-class TimingError(ValueError):
-    """Graphs that cannot be timed as asked, or measurements that cannot be read; the message says why."""
-
-
 def at_clock(samples: Sequence[Sample], clock_ms: float) -> list[float]:
     """Times scaled to the clock at which the probe takes `clock_ms`; unscaled where too few rounds know their clock."""
     scaled = [ms * clock_ms / clock for ms, clock in samples if clock > 0]

@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pnag.models.errors import LatencyTableError
 from pnag.trainer.latency.timing.host import Setup, describe_device, host_load_is_noisy
 from pnag.trainer.latency.timing.measurements import AS_USER, Measurements
 from pnag.trainer.latency.timing.rounds import Item, Plan, RoundsDone, make_weights
-from pnag.trainer.latency.timing.samples import TimingError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     setup = Setup(asked.threads, kit["batch_size"], asked.execution_provider, kit["precision"])
     try:
         return _measure_kit(folder, kit, setup, asked)
-    except TimingError as exc:
+    except LatencyTableError as exc:
         sys.stderr.write(f"error: {exc}\n")
         return 1
     except KeyboardInterrupt:
@@ -61,7 +61,7 @@ def _measure_kit(folder: Path, kit: dict[str, Any], setup: Setup, asked: argpars
     for group in ("overhead", "layers", "networks"):
         for name, file in kit[group].items():
             if not (folder / file).exists():
-                raise TimingError(f"{file} is missing from the kit; unpack it again")
+                raise LatencyTableError(f"{file} is missing from the kit; unpack it again")
             # Empty graphs are timed both ways: layers and networks have different overheads.
             as_user = group == "networks" or name == AS_USER
             size_bytes = kit["size_bytes"].get(file, 0)
