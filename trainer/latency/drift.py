@@ -15,9 +15,8 @@ from pnag.models.space.registry import get_space
 from pnag.models.space.search_space import SearchSpace
 from pnag.trainer.latency.check import fixed_points, host_shift_percent
 from pnag.trainer.latency.fit import network_latencies
-from pnag.trainer.latency.measure import Run, measure_all, same_device
+from pnag.trainer.latency.measure import Run, measure, same_device
 from pnag.trainer.latency.timing.measurements import BOUND, Measurements
-from pnag.trainer.latency.timing.rounds import Plan
 from pnag.trainer.latency.timing.samples import Sample, lower_quartile, median_clock
 
 TOLERANCE_PERCENT = 5.0
@@ -38,9 +37,7 @@ def measure_drift(path: Path, num_layers: int, run: Run) -> dict[str, Any]:
     if not layers and not networks:
         raise LatencyTableError(f"the table of {table.device.name} was learned from records: nothing to measure again")
     setup, here = same_device(table.device)
-    measurements = Measurements(space.name, here)
-    chains = {encoding: space.layers(encoding) for encoding in networks}
-    measure_all(measurements, setup, Plan(rounds=run.rounds), run, layers=layers, networks=chains)
+    measurements = measure(space, here, setup, run, layers=layers, networks=networks)
     found = report(table, layers, measurements)
     replace(table, drift=found).save(path)
     return found

@@ -3,8 +3,8 @@
 import logging
 import re
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from pnag.models.space.layers import Layer
 from pnag.models.space.search_space import SearchSpace
 from pnag.trainer.latency.timing.host import Setup, describe_device
 from pnag.trainer.latency.timing.measurements import AS_USER, BOUND, Measurements
-from pnag.trainer.latency.timing.rounds import Item, Plan, RoundsDone
+from pnag.trainer.latency.timing.rounds import MIN_ROUNDS, Item, Plan, RoundsDone
 from pnag.trainer.latency.timing.samples import Sample, at_clock, lower_quartile, median_clock, spread
 
 logger = logging.getLogger(__name__)
@@ -36,12 +36,14 @@ class Run:
         stop_after_s: stop in good order, to be resumed by the same command; None means never.
         progress: told after each visit to a graph.
         say: told what a person should know at once.
+        min_rounds: no graph stops earlier, however steady.
     """
 
     rounds: int
     stop_after_s: float | None = None
     progress: Callable[[RoundsDone], None] = lambda _: None
     say: Callable[[str], None] = lambda _: None
+    min_rounds: int = MIN_ROUNDS
 
 
 def measure_space(
@@ -74,8 +76,7 @@ def measure_space(
     if base is not None and not layers:
         return base, path, 0
     partial = path.with_name(path.name + ".partial")
-    measurements = resume(partial, space, device, run)
-    measure_all(measurements, setup, Plan(rounds=run.rounds), run, layers=layers, partial=partial)
+    measurements = measure(space, device, setup, run, layers=layers, partial=partial)
     table = to_table(measurements, base=base)
     table.save(path)
     partial.unlink(missing_ok=True)
@@ -83,7 +84,7 @@ def measure_space(
 
 
 def measure_networks(
-    device: Device, space: SearchSpace, encodings: Iterable[str], run: Run, path: Path, what: str
+    device: Device, space: SearchSpace, encodings: Sequence[str], run: Run, path: Path, what: str
 ) -> Measurements:
     """Time whole networks on a table's own device; a file `what`.partial beside `path` holds them until all are done.
 
@@ -92,12 +93,10 @@ def measure_networks(
     """
     setup, here = same_device(device)
     partial = path.with_name(f"{path.name}.{what}.partial")
-    measurements = resume(partial, space, here, run)
-    plan = Plan(rounds=run.rounds, min_rounds=run.rounds // 2)
-    networks = {encoding: space.layers(encoding) for encoding in encodings}
-    measure_all(measurements, setup, plan, run, networks=networks, partial=partial)
+    run = replace(run, min_rounds=run.rounds // 2)
+    measurements = measure(space, here, setup, run, networks=encodings, partial=partial)
     partial.unlink(missing_ok=True)
-    measurements.networks = {encoding: measurements.networks[encoding] for encoding in networks}
+    measurements.networks = {encoding: measurements.networks[encoding] for encoding in encodings}
     return measurements
 
 
@@ -123,48 +122,34 @@ def same_device(device: Device) -> tuple[Setup, dict[str, Any]]:
     return setup, here
 
 
-def resume(path: Path, space: SearchSpace, device: dict[str, Any], run: Run) -> Measurements:
-    """Measurements that an interrupted run left, or none yet; says so if it goes on."""
-    measurements = Measurements.resume(path, space.name, device)
-    if path.exists():
-        run.say(f"going on from {path}")
-    return measurements
-
-
-def measure_all(
-    measurements: Measurements,
+def measure(
+    space: SearchSpace,
+    device: dict[str, Any],
     setup: Setup,
-    plan: Plan,
     run: Run,
     *,
     layers: Iterable[Layer] = (),
-    networks: Mapping[str, Sequence[Layer]] | None = None,
+    networks: Iterable[str] = (),
     partial: Path | None = None,
-) -> None:
-    """Time all that is asked; raises LatencyTableError if `run.stop_after_s` ends it before."""
-    plan.stop_after_s = run.stop_after_s
-    if not measure(measurements, setup, plan, layers=layers, networks=networks, save_to=partial, progress=run.progress):
-        raise LatencyTableError(f"stopped after {run.stop_after_s:g} s; run the same command to go on")
-
-
-def measure(
-    measurements: Measurements,
-    setup: Setup,
-    plan: Plan,
-    *,
-    layers: Iterable[Layer] = (),
-    networks: Mapping[str, Sequence[Layer]] | None = None,
-    **more: Any,
-) -> bool:
-    """Time what is asked and not yet done, adding to `measurements`; returns whether all is done.
+    **hooks: Any,
+) -> Measurements:
+    """Time layers, whole networks and empty sessions.
 
     Args:
-        networks: layers in order, by encoding.
-        more: passed on to `Measurements.measure`.
+        networks: encodings.
+        partial: a file that is kept up to date; what an interrupted run left there is not measured again.
+        hooks: passed on to `Measurements.measure`.
+
+    Raises:
+        LatencyTableError: if `run.stop_after_s` ends it before all is done, or it cannot be timed as asked.
     """
+    measurements = Measurements(space.name, device)
+    if partial is not None and partial.exists():
+        measurements = Measurements.resume(partial, space.name, device)
+        run.say(f"going on from {partial}")
     wanted: list[tuple[str, Sequence[Layer]]] = [(f"overhead/{BOUND}", ()), (f"overhead/{AS_USER}", ())]
     wanted += [(f"layers/{layer.key}", (layer,)) for layer in layers]
-    wanted += [(f"networks/{encoding}", chain) for encoding, chain in (networks or {}).items()]
+    wanted += [(f"networks/{encoding}", space.layers(encoding)) for encoding in networks]
     items = [
         Item(
             name, 4 * sum(layer.params for layer in chain), _builder(chain, setup),
@@ -172,7 +157,10 @@ def measure(
         )
         for name, chain in wanted
     ]  # fmt: skip
-    return measurements.measure(items, setup, plan, _probe_model, **more)
+    plan = Plan(rounds=run.rounds, stop_after_s=run.stop_after_s, min_rounds=run.min_rounds)
+    if not measurements.measure(items, setup, plan, _probe_model, save_to=partial, progress=run.progress, **hooks):
+        raise LatencyTableError(f"stopped after {run.stop_after_s:g} s; run the same command to go on")
+    return measurements
 
 
 def _builder(chain: Sequence[Layer], setup: Setup) -> Callable[[], bytes]:

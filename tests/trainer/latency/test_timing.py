@@ -183,25 +183,22 @@ def test_a_session_keeps_the_tensors_it_is_bound_to() -> None:
 def test_a_killed_process_keeps_its_rounds_and_the_next_goes_on(tmp_path: Path) -> None:
     script = textwrap.dedent(
         """
-        import sys, time
+        import random, sys, time
         from pathlib import Path
         from pnag.models.space.registry import get_space
         from pnag.trainer.latency import measure
         from pnag.trainer.latency.timing import rounds
         from pnag.trainer.latency.timing.host import Setup
-        from pnag.trainer.latency.timing.measurements import Measurements
         rounds.SAVE_EVERY_S = 0.0
-        space, path = get_space("nas-bench-macro"), Path(sys.argv[1])
-        found = Measurements.resume(path, space.name, {"name": "x"})
         def open_item(item, setup):
             def run():
-                time.sleep(0.0005)
-                return float(len(item.name) + len(found.layers.get(item.name, ())))
+                time.sleep(0.0002)
+                return 1 + random.random()
             return run
-        plan = rounds.Plan(rounds=30, min_rounds=30, runs_per_round=1)
-        done = measure.measure(found, Setup(), plan, layers=space.distinct_layers(), save_to=path,
-                               open_item=open_item, probe=None)
-        print(done)
+        space, how = get_space("nas-bench-macro"), measure.Run(30, min_rounds=30)
+        found = measure.measure(space, {"name": "x"}, Setup(), how, layers=space.distinct_layers(),
+                                partial=Path(sys.argv[1]), open_item=open_item, probe=None)
+        print(found.is_complete)
         """
     )
     path = tmp_path / "measurements.json"
