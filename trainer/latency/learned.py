@@ -105,7 +105,7 @@ def _learn(
             f"{count} rows cannot teach a device; measure at least {MIN_ROWS} networks, spread over cost"
         )
     _check_spread(space, tokens_ND, latency_ms_N)
-    rows = _Features(space, tokens_ND, latency_ms_N)
+    rows = _TrainingRows(space, tokens_ND, latency_ms_N)
     rng = np.random.default_rng(seed)
     fold_N = rng.permutation(count) % (count if count <= LEAVE_ONE_OUT_UP_TO else FOLDS)
     held_out: dict[str, Floats] = {name: np.empty(count) for name in candidates}
@@ -214,7 +214,7 @@ def _check_spread(space: SearchSpace, tokens_ND: Tokens, latency_ms_N: Floats) -
         )
 
 
-class _Features:
+class _TrainingRows:
     """The rows with every feature of theirs, computed once for all folds."""
 
     def __init__(self, space: SearchSpace, tokens_ND: Tokens, latency_ms_N: Floats) -> None:
@@ -250,7 +250,7 @@ class _OneHot:
         return columns
 
 
-def _fit(rows: _Features, chosen: NDArray[np.int64], name: str, seed: int) -> LearnedLatency:
+def _fit(rows: _TrainingRows, chosen: NDArray[np.int64], name: str, seed: int) -> LearnedLatency:
     """One candidate on some of the rows."""
     space = rows.space
     measured = rows.latency_ms_N[chosen]
@@ -329,7 +329,7 @@ def _physical_coefficients(sums_NP: Floats, measured_N: Floats) -> dict[str, flo
 
 
 def _surrogate(
-    space: SearchSpace, model: LearnedLatency, rows: _Features, rng: np.random.Generator
+    space: SearchSpace, model: LearnedLatency, rows: _TrainingRows, rng: np.random.Generator
 ) -> tuple[Term, ...]:
     """The additive tables closest to the whole model over networks of every cost: ridge regression, relative errors."""
     from sklearn.linear_model import Ridge
