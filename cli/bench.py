@@ -1,33 +1,29 @@
 """`pnag bench`: the comparisons that need training. Heavy imports wait until a command runs."""
 
-import json
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from pnag.bench.search.problem import Problem
-    from pnag.trainer.latency.kit_script import Progress as Measured
-    from pnag.trainer.progress import Progress
+from pnag.cli.options import (
+    BundleOption,
+    CostTableOption,
+    JsonOption,
+    SeedOption,
+    SpaceOption,
+    print_json,
+    print_result,
+    rounds_bar,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Comparisons: tables, JSON, Markdown and plots.")
 
-_Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-_Space = Annotated[str, typer.Option(help="A search space; `pnag spaces` lists them.")]
-_Records = Annotated[Path, typer.Option(help="Measured architectures that the evaluator is fitted on.")]
-_Table = Annotated[
-    Path | None, typer.Option("--latency-table", help="The cost, in ms; without it, the cost is MACs, in millions.")
-]
-_Truth = Annotated[Path | None, typer.Option(help="Records of the whole space: adds the true regret.")]
-_Out = Annotated[Path, typer.Option(help="A folder for results; what is there already is not run again.")]
-
-
-@app.callback()
-def _group() -> None:
-    """Keep sub-commands even if only one is there."""
+RecordsOption = Annotated[Path, typer.Option(help="Measured architectures that the evaluator is fitted on.")]
+NumRecordsOption = Annotated[int | None, typer.Option(min=1, help="Use so many random records only.")]
+OutOption = Annotated[Path, typer.Option(help="A folder for results; what is there already is not run again.")]
+ResultsOption = Annotated[Path | None, typer.Option(help="A folder for NAME.json and NAME.md, NAME being the command.")]
 
 
 @app.command(
@@ -35,19 +31,19 @@ def _group() -> None:
     "--num-records 500 --calls 1000 --samples 32 --out runs/bench/macro-macs"
 )
 def front(
-    space: _Space,
-    records: _Records,
-    out: _Out,
-    latency_table: _Table = None,
-    truth: _Truth = None,
-    num_records: Annotated[int | None, typer.Option(min=1, help="Fit the evaluator on so many random records.")] = None,
+    space: SpaceOption,
+    records: RecordsOption,
+    out: OutOption,
+    latency_table: CostTableOption = None,
+    truth: Annotated[Path | None, typer.Option(help="Records of the whole space: adds the true regret.")] = None,
+    num_records: NumRecordsOption = None,
     methods: Annotated[str | None, typer.Option(help="Comma-separated; default: all.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each method.")] = 3,
     budgets: Annotated[int, typer.Option(min=2, help="Test budgets, even over the range.")] = 50,
     calls: Annotated[int, typer.Option(min=100, help="Architectures each method may ask about.")] = 50_000,
     samples: Annotated[int, typer.Option(min=1, help="That a policy draws per budget when it answers.")] = 64,
     paper: Annotated[bool, typer.Option(help="Also print the paper's table, with published rows (OFA space).")] = False,
-    as_json: _Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Compare our generator with every method of the paper, on the same evaluator and the same number of calls."""
     from pnag.bench.search.methods import METHODS
@@ -60,13 +56,17 @@ def front(
 
     from pnag.bench.search.front import find_reference, run_methods
     from pnag.bench.search.plots import draw_all
+    from pnag.bench.search.problem import load_problem
     from pnag.bench.search.report import markdown, summarise, terminal
     from pnag.models.files import to_json, write_atomic
     from pnag.trainer.progress import show_progress
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     with show_progress() as progress:
-        problem = _problem(out.name, space, records, latency_table, truth, num_records, budgets, progress)
+        problem = load_problem(
+            out.name, space, records, latency_table, progress,
+            truth_path=truth, num_records=num_records, num_budgets=budgets,
+        )  # fmt: skip
         runs = run_methods(problem, names, range(seeds), calls, samples, out / "runs", progress)
         reference = find_reference(problem, runs, out, progress)
     summary = summarise(problem, reference, runs)
@@ -81,8 +81,7 @@ def front(
         summary["paper"] = rows
         write_atomic(out / "paper.md", paper_markdown(problem, rows))
     if as_json:
-        json.dump(summary, sys.stdout)
-        sys.stdout.write("\n")
+        print_json(summary)
         return
     console = Console(width=None if sys.stdout.isatty() else 200)
     terminal(summary, console)
@@ -93,79 +92,59 @@ def front(
 
 @app.command(epilog="Example: pnag bench references --bundle bundles/ofa-mobilenetv3-w1.0-imagenet --out runs/bench")
 def references(
-    out: Annotated[Path | None, typer.Option(help="A folder for references.json and references.md.")] = None,
+    out: ResultsOption = None,
     bundle: Annotated[Path | None, typer.Option(help="Time networks along this bundle's front too.")] = None,
     check_only: Annotated[bool, typer.Option(help="Count parameters and MAdds; time nothing.")] = False,
     rounds: Annotated[int, typer.Option(min=3, help="Interleaved rounds per network.")] = 40,
     threads: Annotated[int, typer.Option(min=1, help="Of ONNX Runtime.")] = 1,
-    as_json: _Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Known networks beside ours, on your hardware: counts against published figures, and latency."""
     from pnag.bench.networks.time_references import check_references, references_markdown, time_references
     from pnag.models.bundle.bundle import Bundle
-    from pnag.models.files import to_json, write_atomic
-    from pnag.trainer.progress import show_progress
 
     about: dict[str, Any] | None = None
     if check_only:
         rows = check_references()
     else:
-        with show_progress() as progress, progress.stage("timing", 100) as bar:
-            done = 0
-
-            def move(count: int, total: int) -> None:
-                nonlocal done
-                bar.step(100 * count // total - done)
-                done = 100 * count // total
-
-            rows, about = time_references(Bundle.load(bundle) if bundle else None, rounds, threads, move)
-    result = {"networks": rows, "about": about}
-    text = references_markdown(rows, about)
-    if out is not None:
-        write_atomic(out / "references.json", to_json(result))
-        write_atomic(out / "references.md", text)
-    _print(result, as_json, text)
+        with rounds_bar("timing") as progress:
+            rows, about = time_references(Bundle.load(bundle) if bundle else None, rounds, threads, progress)
+    _report("references", out, {"networks": rows, "about": about}, references_markdown(rows, about), as_json)
 
 
 @app.command(
     epilog="Example: pnag bench evaluators --space ofa-mobilenetv3-w1.0 --records records.csv --out runs/bench"
 )
 def evaluators(
-    space: _Space,
-    records: _Records,
-    latency_table: _Table = None,
-    num_records: Annotated[int | None, typer.Option(min=1, help="Use so many random records only.")] = None,
-    out: Annotated[Path | None, typer.Option(help="A folder for evaluators.json and evaluators.md.")] = None,
+    space: SpaceOption,
+    records: RecordsOption,
+    latency_table: CostTableOption = None,
+    num_records: NumRecordsOption = None,
+    out: ResultsOption = None,
     seeds: Annotated[int, typer.Option(min=1, help="Splits into fitted and held-out records.")] = 3,
-    as_json: _Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Compare the composite score with the paper's learned ranking on held-out pairs, split by what fits."""
     from pnag.bench.search.evaluators import compare_evaluators, evaluators_markdown
-    from pnag.models.files import to_json, write_atomic
     from pnag.trainer.progress import show_progress
 
     with show_progress() as progress:
         result = compare_evaluators(space, records, latency_table, num_records, range(seeds), progress)
-    text = evaluators_markdown(result)
-    if out is not None:
-        write_atomic(out / "evaluators.json", to_json(result))
-        write_atomic(out / "evaluators.md", text)
-    _print(result, as_json, text)
+    _report("evaluators", out, result, evaluators_markdown(result), as_json)
 
 
 @app.command(epilog="Example: pnag bench records --records nas-bench-macro_cifar10.json --out runs/bench")
 def records(
     records: Annotated[Path, typer.Option(help="NAS-Bench-Macro's JSON, with its three trainings.")],
-    latency_table: _Table = None,
+    latency_table: CostTableOption = None,
     out: Annotated[Path | None, typer.Option(help="A folder for records.json, records.md and records.png.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions; each labels with another training.")] = 3,
-    as_json: _Json = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """How many networks must be measured: regret against records, actively chosen or at random."""
+    """Find how many networks must be measured: regret against records, actively chosen or at random."""
     from pnag.bench.search.records import SIZES, compare_labelling, draw_labelling, labelling_markdown
     from pnag.models.cost.additive import GroupedCost, LayerCost
     from pnag.models.cost.latency_table import LatencyTable
-    from pnag.models.files import to_json, write_atomic
     from pnag.models.space.registry import get_space
     from pnag.trainer.progress import show_progress
 
@@ -176,12 +155,9 @@ def records(
         cost = LatencyTable.load(latency_table).cost(space)
     with show_progress() as progress:
         result = compare_labelling(space, cost, records, SIZES, range(seeds), progress)
-    text = labelling_markdown(result)
     if out is not None:
-        write_atomic(out / "records.json", to_json(result))
-        write_atomic(out / "records.md", text)
         draw_labelling(result, out / "records.png")
-    _print(result, as_json, text)
+    _report("records", out, result, labelling_markdown(result), as_json)
 
 
 @app.command(epilog="Example: pnag bench page --results runs/bench --out docs/benchmarks.md")
@@ -200,40 +176,58 @@ def latency(
     bundle: Annotated[Path, typer.Option(help="The bundle to ask; run this on its device.")],
     answers: Annotated[int, typer.Option(min=2, help="Random budgets to ask.")] = 100,
     rounds: Annotated[int, typer.Option(min=4, help="Rounds per network at most.")] = 40,
-    seed: Annotated[int, typer.Option(help="Of the budgets.")] = 0,
-    as_json: _Json = False,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
 ) -> None:
     """Build answers as networks, time them here, and count the budgets they break."""
     from pnag.bench.networks.answers import ask, figures, measure_answers
     from pnag.models.bundle.bundle import Bundle
-    from pnag.trainer.progress import show_progress
+    from pnag.trainer.latency.measure import Run
 
     loaded = Bundle.load(bundle)
-    asked = ask(loaded, answers, seed)
-    partial = bundle.with_name(f"{bundle.name}.answers.partial")
-    with show_progress() as progress, progress.stage("answers", answers * rounds) as stage:
-        done = 0
-
-        def step(now: "Measured") -> None:
-            nonlocal done
-            stage.step(now.done - done)
-            done = now.done
-
-        measured, host_load = measure_answers(loaded, asked, rounds, partial, step)
+    with rounds_bar("answers") as progress:
+        measured, host_load = measure_answers(
+            loaded, ask(loaded, answers, seed), Run(rounds, progress=progress), bundle
+        )
     result = figures(measured)
-    _print(
+    print_result(
         {**result, "host_load": host_load},
         as_json,
         f"{result['num_answers']} answers at coverage {result['coverage']:g}: {result['over_budget_percent']:g} % over "
-        f"budget ({result['over_budget_in_slow_stretches_percent']:g} % in the slowest stretches), "
+        f"budget ({result['over_budget_in_slow_stretches_percent']:g} % in the slowest quarter of the time), "
         f"{result['budget_used_percent']:.1f} % of the budget used; prediction: MAPE "
         f"{result['prediction']['mape_percent']:.2f} %, tau {result['prediction']['kendall_tau']:.3f}",
     )
 
 
+@app.command(
+    epilog="Example: pnag bench labels --bundle bundles/nas-bench-macro-cifar10 --records records.csv "
+    "--truth nas-bench-macro_cifar10.json --out labels.png"
+)
+def labels(
+    bundle: BundleOption,
+    records: Annotated[Path, typer.Option(help="What the bundle was trained on: labels by a supernet's weights.")],
+    truth: Annotated[Path, typer.Option(help="Records of the whole space, each architecture trained on its own.")],
+    out: Annotated[Path, typer.Option(help="The picture to write.")],
+    budgets: Annotated[int, typer.Option(min=2, help="Test budgets, even over the range.")] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare labels with known true accuracies: how they rank architectures, and what the bundle's answers lose."""
+    from pnag.bench.search.supernet_truth import compare_with_truth
+    from pnag.models.bundle.bundle import Bundle
+
+    result = compare_with_truth(Bundle.load(bundle), records, truth, out, budgets)
+    text = (
+        "kendall tau {kendall_tau:.3f} over {architectures} labels (MACs alone {kendall_tau_of_macs:.3f}), "
+        "{kendall_tau_of_predictions:.3f} of predictions for the whole space; true regret {regret_points:.3f} points "
+        "over {budgets} budgets, at most {largest_regret_points:.3f}; {answers_over_budget} answers over budget"
+    )
+    print_result(result, as_json, text.format(**result))
+
+
 @app.command(epilog="Example: pnag bench serve --bundle bundles/ofa-mobilenetv3-w1.0-imagenet --out runs/bench/serve")
 def serve(
-    bundle: Annotated[Path, typer.Option(help="The bundle that everybody serves.")],
+    bundle: BundleOption,
     out: Annotated[Path, typer.Option(help="A folder for serve.json, serve.md and serve.png.")],
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 5,
     seconds: Annotated[int, typer.Option(min=1, help="That a round of one contender takes.")] = 5,
@@ -243,13 +237,12 @@ def serve(
     environments: Annotated[
         Path, typer.Option(help="Where LitServe, BentoML and MLServer are installed, each by itself: 2 GB.")
     ] = Path("runs/serving-environments"),
-    as_json: _Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Our service beside a hello world, LitServe, BentoML and MLServer under wrk: 6 minutes (needs `wrk`)."""
     import shutil
 
     from pnag.bench.serving.compare import Load, check_kserve, compare_serving, draw_serving, serving_markdown
-    from pnag.models.files import to_json, write_atomic
     from pnag.trainer.progress import show_progress
 
     if shutil.which("wrk") is None:
@@ -259,51 +252,42 @@ def serve(
         report = compare_serving(bundle, load, environments, progress, only or ())
         if not only:
             report["kserve"] = check_kserve(bundle, environments)
-    text = serving_markdown(report)
-    write_atomic(out / "serve.json", to_json(report))
-    write_atomic(out / "serve.md", text)
     draw_serving(report, out / "serve.png")
-    _print(report, as_json, text)
+    _report("serve", out, report, serving_markdown(report), as_json)
 
 
 @app.command(epilog="Example: pnag bench soak --bundle bundles/ofa-mobilenetv3-w1.0-imagenet --out runs/bench/serve")
 def soak(
-    bundle: Annotated[Path, typer.Option(help="The bundle to serve.")],
+    bundle: BundleOption,
     out: Annotated[Path, typer.Option(help="A folder for soak.json and soak.md.")],
     minutes: Annotated[float, typer.Option(min=0.2, help="How long.")] = 10,
     per_s: Annotated[float, typer.Option(min=1, help="Requests per second.")] = 40,
-    as_json: _Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Load one worker for minutes with all kinds of requests and reloads, and say whether its memory stays flat."""
     from pnag.bench.serving.soak import soak, soak_markdown
-    from pnag.models.files import to_json, write_atomic
     from pnag.trainer.progress import show_progress
 
     with show_progress() as progress:
         report = soak(bundle, minutes * 60, per_s, progress)
-    write_atomic(out / "soak.json", to_json(report))
-    write_atomic(out / "soak.md", text := soak_markdown(report))
-    _print(report, as_json, text)
+    _report("soak", out, report, soak_markdown(report), as_json)
     if not report["is_flat"] or report["unexpected"] or report["failed_reloads"]:
         raise typer.Exit(1)
 
 
 @app.command(epilog="Example: pnag bench faults --bundle bundles/ofa-mobilenetv3-w1.0-imagenet --out runs/bench/serve")
 def faults(
-    bundle: Annotated[Path, typer.Option(help="The bundle to serve.")],
+    bundle: BundleOption,
     out: Annotated[Path, typer.Option(help="A folder for faults.json and faults.md.")],
-    as_json: _Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Kill Redis, swap bundles, end replicas, ask too much, all under load, and count what failed (5 minutes)."""
     from pnag.bench.serving.faults import all_faults, faults_markdown
-    from pnag.models.files import to_json, write_atomic
     from pnag.trainer.progress import show_progress
 
     with show_progress() as progress:
         report = all_faults(bundle, progress)
-    write_atomic(out / "faults.json", to_json(report))
-    write_atomic(out / "faults.md", text := faults_markdown(report))
-    _print(report, as_json, text)
+    _report("faults", out, report, faults_markdown(report), as_json)
     if any(report[part]["failed"] for part in ("redis_killed", "bundles_swapped", "replicas_ended")):
         raise typer.Exit(1)
 
@@ -319,20 +303,11 @@ def serving_page(
     typer.echo(f"{write_serving_page(results, out)}")
 
 
-def _problem(
-    name: str, space: str, records: Path, table: Path | None, truth: Path | None, num_records: int | None, budgets: int,
-    progress: "Progress",
-) -> "Problem":  # fmt: skip
-    from pnag.bench.search.problem import load_problem
+def _report(name: str, out: Path | None, result: dict[str, Any], text: str, as_json: bool) -> None:
+    """Write a result as JSON and Markdown into a folder, if there is one, and print it."""
+    from pnag.models.files import to_json, write_atomic
 
-    return load_problem(
-        name, space, records, table, progress, truth_path=truth, num_records=num_records, num_budgets=budgets
-    )
-
-
-def _print(result: dict[str, Any], as_json: bool, text: str) -> None:
-    if as_json:
-        json.dump(result, sys.stdout)
-        sys.stdout.write("\n")
-    else:
-        typer.echo(text)
+    if out is not None:
+        write_atomic(out / f"{name}.json", to_json(result))
+        write_atomic(out / f"{name}.md", text)
+    print_result(result, as_json, text)

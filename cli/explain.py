@@ -1,25 +1,24 @@
 """`pnag explain`: heavy imports wait until it runs."""
 
-import json
-import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from pnag.cli.options import BundleOption, JsonOption, print_json
 
 app = typer.Typer()
 
 
 @app.command(epilog="Example: pnag explain --bundle bundles/ofa-mobilenetv3-w1.0-imagenet --budget-ms 20")
 def explain(
-    bundle: Annotated[Path, typer.Option(help="Bundle folder.", show_default=False)],
+    bundle: BundleOption,
     budget_ms: Annotated[float, typer.Option(help="Latency budget in ms.", show_default=False)],
     macs_m: Annotated[float | None, typer.Option(help="At most so many million MACs.")] = None,
     params_m: Annotated[float | None, typer.Option(help="At most so many million parameters.")] = None,
     coverage: Annotated[float | None, typer.Option(help="How likely the budget is kept; 0.5 = no margin.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Why a budget gets its network: what binds, the price of .1 % more, alternatives, how new it is."""
+    """Explain why a budget gets its network: what binds, the price of 0.1 % more, alternatives, how new it is."""
     from pnag.models.answer.explain import Explainer
     from pnag.models.answer.question import Limits, Query
     from pnag.models.answer.runtime import OnnxGenerator
@@ -29,8 +28,7 @@ def explain(
     loaded = Bundle.load(bundle)
     explanation = Explainer(OnnxGenerator(loaded)).explain(Query(budget_ms, Limits(macs_m, params_m), coverage))
     if as_json:
-        json.dump(explain_body(loaded, explanation), sys.stdout, indent=2, ensure_ascii=False)
-        sys.stdout.write("\n")
+        print_json(explain_body(loaded, explanation))
         return
     for line in explain_lines(loaded, explanation):
         typer.echo(line)

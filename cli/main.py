@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _advice(missing: str) -> str:
-    """What to install when a module is missing."""
+    """Name what to install when a module is missing."""
     if missing.startswith("pnag.bench"):
         return "this command compares and measures PNAG itself: run it in a checkout of the repository"
     if missing.startswith("pnag."):

@@ -1,22 +1,14 @@
 """`pnag export`, `pnag try` and `pnag finetune`: networks that run."""
 
 import hashlib
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer()
+from pnag.cli.options import BundleOption, ImagesOption, JsonOption, SeedOption, print_result
 
-BundleOption = Annotated[Path, typer.Option("--bundle", help="Bundle folder.", show_default=False)]
-ImagesOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="Parquet with columns image and label, or a folder per class: recalibrates batch norm, measures."
-    ),
-]
+app = typer.Typer()
 
 
 @app.command(
@@ -30,12 +22,17 @@ def export(
         Path | None,
         typer.Option(help="supernet.pt or an official OFA checkpoint. Default: the bundle's own weights."),
     ] = None,
-    images: ImagesOption = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Parquet with columns image and label, or a folder per class: recalibrates batch norm, measures."
+        ),
+    ] = None,
     int8: Annotated[bool, typer.Option(help="Quantise to 8-bit integers; needs --images.")] = False,
     into_bundle: Annotated[
         bool, typer.Option(help="Put the weights of the bundle's networks into the bundle: the service hands them out.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """A network that runs: sliced from the weights, batch norm recalibrated and folded, compared with torch."""
     from pnag.models.bundle.bundle import Bundle
@@ -51,11 +48,7 @@ def export(
         if architecture is None or out is None:
             raise typer.BadParameter("--architecture and --out are needed, or --into-bundle")
         report = _export_one(loaded, architecture, weights, images, out, int8=int8)
-    if as_json:
-        json.dump(report, sys.stdout, indent=2)
-        sys.stdout.write("\n")
-        return
-    typer.echo("".join(f"{name}: {value}\n" for name, value in report.items()), nl=False)
+    print_result(report, as_json)
 
 
 def _export_one(
@@ -121,7 +114,7 @@ def try_(
     images: Annotated[
         Path | None, typer.Option(help="Parquet with columns image and label, or a folder per class.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Run an exported network here: its time, and its accuracy on images, beside what its file promises."""
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -136,12 +129,8 @@ def try_(
         size, _ = export.sizes_of(content)
     except (OSError, DecodeError, IndexError) as exc:
         raise WeightsError(f"{network}: cannot be read as an ONNX network ({exc})") from None
-    report = try_network(content, None if images is None else read_images(images, size)).report()
-    if as_json:
-        json.dump(report, sys.stdout, indent=2)
-        sys.stdout.write("\n")
-        return
-    typer.echo("".join(f"{name}: {value}\n" for name, value in report.items()), nl=False)
+    report = try_network(content, None if images is None else read_images(images, size))
+    print_result(report, as_json)
 
 
 @app.command(
@@ -152,15 +141,15 @@ def finetune(
     bundle: BundleOption,
     weights: Annotated[Path, typer.Option(help="supernet.pt, or an official OFA checkpoint.", show_default=False)],
     architecture: Annotated[str, typer.Option(help="Encoding, as answers have it.", show_default=False)],
-    images: Annotated[Path, typer.Option(help="Parquet with columns image and label, or a folder per class.")],
+    images: ImagesOption,
     out: Annotated[Path, typer.Option(help="The folder for model.onnx, checkpoint.pt and curves.csv.")],
     epochs: Annotated[float, typer.Option(min=0, help="How often each image is seen.")] = 5.0,
     batch_size: Annotated[int, typer.Option(min=2, help="Images of a step.")] = 64,
     lr: Annotated[float, typer.Option(help="Learning rate at the start.")] = 0.01,
     distillation: Annotated[float, typer.Option(min=0, max=1, help="Weight of the teacher against the labels.")] = 0.5,
     checkpoint_minutes: Annotated[float, typer.Option(min=0, help="How often to save.")] = 2.0,
-    seed: Annotated[int, typer.Option(help="Same images and seed, same network.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
 ) -> None:
     """Train one network further on your images, its supernet's widest network teaching; goes on where --out stopped."""
     import torch
@@ -196,11 +185,9 @@ def finetune(
         "top1_percent_before": round(done.accuracy_before * 100, 2),
         "teacher_top1_percent": round(done.teacher_accuracy * 100, 2),
     }
-    if as_json:
-        json.dump(report, sys.stdout, indent=2)
-        sys.stdout.write("\n")
-        return
-    typer.echo(
+    print_result(
+        report,
+        as_json,
         f"{report['out']}: top-1 {report['top1_percent']:.2f} % of the images held out, "
-        f"{report['top1_percent_before']:.2f} % before, the teacher's {report['teacher_top1_percent']:.2f} %"
+        f"{report['top1_percent_before']:.2f} % before, the teacher's {report['teacher_top1_percent']:.2f} %",
     )

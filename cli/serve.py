@@ -1,11 +1,12 @@
 """The `pnag` commands that serve and answer. Everything heavy is imported inside: `pnag --help` stays quick."""
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from pnag.cli.options import BundleOption, JsonOption, print_json
 
 if TYPE_CHECKING:
     from pnag.models.bundle.bundle import Bundle
@@ -14,9 +15,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True)
 bundle_app = typer.Typer(no_args_is_help=True, help="Look into a bundle.")
 app.add_typer(bundle_app, name="bundle")
-
-BundleOption = Annotated[Path, typer.Option("--bundle", help="Bundle folder.", show_default=False)]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command(epilog="Example: pnag serve --bundle bundles/ofa-mobilenetv3-w1.0-imagenet --port 8000")
@@ -59,7 +57,7 @@ def generate(
     answer = generator.generate(Query(budget_ms, limits, coverage, num_alternatives))
     body = answer_body(generator.bundle, answer)
     if as_json:
-        _print_json(body)
+        print_json(body)
         return
     for candidate in (body, *body["alternatives"]):
         typer.echo(candidate["architecture"]["encoding"])
@@ -98,7 +96,7 @@ def inspect(
     if loaded is not None:
         body["predicted"] = _predict(loaded, space, architecture.encoding)
     if as_json:
-        _print_json(body)
+        print_json(body)
         return
     typer.echo(architecture.encoding)
     for layer in body.get("layers", ()):
@@ -128,10 +126,10 @@ def api_key(
 def bundle_show(
     folder: Annotated[Path, typer.Argument(help="Bundle folder.", show_default=False)], as_json: JsonOption = False
 ) -> None:
-    """What a bundle is: space, device, metrics, how it was trained."""
+    """Show what a bundle is: space, device, metrics, how it was trained."""
     manifest = dict(_load(folder).manifest)
     if as_json:
-        _print_json(manifest)
+        print_json(manifest)
         return
     del manifest["search_space"]["decisions"]
     typer.echo(json.dumps(manifest, indent=2, ensure_ascii=False))
@@ -175,8 +173,3 @@ def _prediction_line(predicted: "PredictedBody") -> str:
         f" (at most {predicted['latency_upper_ms']:.2f} ms at coverage {predicted['latency_coverage']:g})"
         + "".join(f", {amount:.2f} {unit}" for amount, unit in sizes if amount is not None)
     )
-
-
-def _print_json(document: Any) -> None:
-    json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
-    sys.stdout.write("\n")

@@ -1,10 +1,9 @@
-"""Do answers keep their budget? Ask a bundle random budgets, build every answer as a network, time it on this device.
+"""Answers against their budgets: ask a bundle random ones, build every answer as a network, time it on this device.
 
 A latency table is checked on networks drawn over cost (`pnag latency check`). Answers are not such networks: a search
 picks what the table takes for fast, so its errors add up against the user. This is the check that counts.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,9 @@ import numpy as np
 from pnag.models.answer.question import Answer, Query
 from pnag.models.answer.runtime import OnnxGenerator
 from pnag.models.bundle.bundle import Bundle
-from pnag.models.errors import LatencyTableError
-from pnag.trainer.latency.fit import accuracy_figures, network_latency
-from pnag.trainer.latency.kit_script import Plan, Progress, Setup, describe_device
-from pnag.trainer.latency.measure import Measurements, measure
+from pnag.trainer.latency.check import accuracy_figures
+from pnag.trainer.latency.fit import network_latency
+from pnag.trainer.latency.measure import Run, measure_networks
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class MeasuredAnswer:
 
     Attributes:
         ms: in a good round, what the plain prediction aims at.
-        slow_ms: in the slowest stretch of the measurement, what the bound is to cover.
+        slow_ms: in the slowest quarter of the measurement, what the bound is to cover.
     """
 
     answer: Answer
@@ -43,38 +41,23 @@ def ask(bundle: Bundle, count: int, seed: int) -> list[Answer]:
     return [runtime.generate(Query(max(low, float(budget)))) for budget in budgets]
 
 
-def measure_answers(
-    bundle: Bundle, answers: list[Answer], rounds: int, partial: Path, progress: Callable[[Progress], None]
-) -> tuple[list[MeasuredAnswer], dict[str, Any]]:
-    """Time every answer's network; returns them with the host's load. Resumes from `partial` after a break.
+def measure_answers(bundle: Bundle, answers: list[Answer], run: Run, path: Path) -> tuple[list[MeasuredAnswer], Any]:
+    """Time every answer's network; returns them with the host's load. A file beside `path`, the bundle's, resumes it.
 
     Raises:
         LatencyTableError: if this is not the bundle's device.
     """
-    device = bundle.latency_table.device
-    setup = Setup(
-        device.threads or 1, device.batch_size or 1, device.execution_provider or "", device.precision or "fp32"
-    )
-    here = describe_device(setup, device.name)
-    if device.processor != here["processor"]:
-        raise LatencyTableError(f"the bundle is for {device.processor!r}, this is {here['processor']!r}; run it there")
-    measurements = Measurements.load(partial) if partial.exists() else Measurements(bundle.space.name, here)
-    networks = {a.best.architecture.encoding: bundle.space.layers(a.best.architecture.encoding) for a in answers}
-    measure(
-        measurements, setup, Plan(rounds=rounds, min_rounds=rounds // 2), networks=networks, save_to=partial,
-        progress=progress,
-    )  # fmt: skip
-    partial.unlink(missing_ok=True)
+    encodings = [answer.best.architecture.encoding for answer in answers]
+    measurements = measure_networks(bundle.latency_table.device, bundle.space, encodings, run, path, "answers")
     measured = []
-    for answer in answers:
-        encoding = answer.best.architecture.encoding
+    for answer, encoding in zip(answers, encodings, strict=True):
         latency = network_latency(encoding, measurements.networks[encoding])
         measured.append(MeasuredAnswer(answer, latency.ms, latency.slow_ms))
     return measured, dict(measurements.host_load or {})
 
 
 def figures(measured: list[MeasuredAnswer]) -> dict[str, Any]:
-    """How often answers broke their budget and their bound, and how far off predictions were; percentages."""
+    """Shares of answers over their budget and their bound, and the error of predictions; percentages."""
     ms_N, slow_N = np.array([m.ms for m in measured]), np.array([m.slow_ms for m in measured])
     predicted_N = np.array([m.answer.best.predicted.latency_ms for m in measured])
     budget_N = np.array([m.answer.budget_ms for m in measured])

@@ -5,8 +5,10 @@ from typing import Any
 
 from pnag.bench.networks.reference_networks import REFERENCE_NETWORKS, RESOLUTION, ReferenceNetwork
 from pnag.models.bundle.bundle import Bundle
-from pnag.trainer.latency import graphs, kit_script
-from pnag.trainer.latency.kit_script import HostLoad, Item, Plan, Sample, Setup
+from pnag.trainer.latency import graphs
+from pnag.trainer.latency.timing.host import HostLoad, Setup, describe_device, pinned
+from pnag.trainer.latency.timing.rounds import Item, Plan, RoundsDone, time_interleaved
+from pnag.trainer.latency.timing.samples import Sample, lower_quartile
 
 _OWN_POINTS = 8
 
@@ -32,7 +34,7 @@ def check_references(networks: Sequence[ReferenceNetwork] = REFERENCE_NETWORKS) 
 
 
 def time_references(
-    bundle: Bundle | None, rounds: int, threads: int, progress: Callable[[int, int], None]
+    bundle: Bundle | None, rounds: int, threads: int, progress: Callable[[RoundsDone], None]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Counts and latency of the known networks, then of networks along the bundle's front; and what the host did.
 
@@ -62,15 +64,13 @@ def time_references(
     samples: dict[str, list[Sample]] = {}
     load = HostLoad()
     setup = Setup(threads=threads)
-    with kit_script.pinned(threads):
-        kit_script.time_interleaved(
-            items, setup, Plan(rounds=rounds), samples, progress=lambda p: progress(p.done, p.total)
-        )
+    with pinned(threads):
+        time_interleaved(items, setup, Plan(rounds=rounds), samples, progress=progress)
     for row in rows:
         times = [ms for ms, _ in samples[row["name"]]]
-        row["latency_ms"] = kit_script.lower_quartile(times)
+        row["latency_ms"] = lower_quartile(times)
         row["rounds"] = len(times)
-    device = kit_script.describe_device(setup)
+    device = describe_device(setup)
     about = {"device": device, "host_load": load.report(), "resolution": RESOLUTION}
     return rows, about | ({"predicted_for": bundle.manifest["device"]["name"]} if bundle else {})
 

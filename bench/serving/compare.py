@@ -28,7 +28,7 @@ from pnag.bench.serving.contenders import SERVERS, Contender, contenders, enviro
 from pnag.bench.serving.running_service import RunningService
 from pnag.models.bundle.bundle import Bundle
 from pnag.models.errors import PnagError
-from pnag.trainer.latency.kit_script import processor_name
+from pnag.trainer.latency.timing.host import processor_name
 from pnag.trainer.progress import Progress
 
 BASELINES = {"pnag, cached": ("bare uvicorn ASGI hello", "FastAPI hello world", "FastAPI, request read")}

@@ -138,7 +138,7 @@ async def bundle_feedback(
 
 
 def reports_csv(reports: Iterable[FieldReport]) -> str:
-    """One row for each report, as `pnag latency fit` wants measured networks."""
+    """One row for each report, as `pnag latency fit-feedback` reads them."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["architecture", "latency_ms", "promised_ms", "device", "reported_at"])

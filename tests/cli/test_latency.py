@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from pnag.cli import main as cli
 from pnag.models.cost.latency_table import LatencyTable
 from pnag.models.space.search_space import SearchSpace
-from pnag.trainer.latency import kit_script
+from pnag.trainer.latency.timing import rounds as timing_rounds
 
 NARROW = [word for i in range(3, 9) for word in ("--only", f"layer{i}=identity")]
 """Leaves the first two layers of nas-bench-macro open: nine networks, few layers."""
@@ -76,7 +76,7 @@ def test_measuring_a_part_then_the_rest_keeps_what_is_there(tmp_path: Path, macr
 def test_a_measurement_that_was_stopped_goes_on(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kit_script, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(timing_rounds, "SAVE_EVERY_S", 0.0)
     path = tmp_path / "table.json"
     arguments = ["measure", "--space", "nas-bench-macro", *NARROW, "--rounds", "2", "--out", str(path)]
     code, out, err = _pnag(capfd, *arguments, "--stop-after-s", "0")
@@ -225,10 +225,10 @@ def rows(macro: SearchSpace, macro_table: LatencyTable, tmp_path_factory: pytest
     return path
 
 
-def test_a_device_is_learnt_from_rows_and_predicts_them(rows: Path, tmp_path: Path) -> None:
-    table = tmp_path / "learnt.json"
+def test_a_device_is_learned_from_rows_and_predicts_them(rows: Path, tmp_path: Path) -> None:
+    table = tmp_path / "learned.json"
     result = _run(
-        "fit",
+        "learn",
         "--records",
         str(rows),
         "--space",
@@ -268,7 +268,7 @@ def test_a_table_is_fitted_to_what_devices_reported(macro_table: LatencyTable, r
     lines = rows.read_text().splitlines()
     wild = f"{lines[1].split(',')[0]},99999,phone"
     reports.write_text("\n".join([f"{lines[0]},device", *(f"{line},phone" for line in lines[1:]), wild]))
-    result = _run("fit", "--latency-table", str(table), "--feedback", str(reports), "--json")
+    result = _run("fit-feedback", "--latency-table", str(table), "--feedback", str(reports), "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert (found["device"], found["num_reports"], found["num_left_out"]) == ("phone", len(lines), 1)
@@ -296,11 +296,11 @@ def test_encodings_with_commas_come_out_as_csv(ofa_table: LatencyTable, ofa_224:
     ("arguments", "code"),
     [
         (["fit"], 2),
-        (["fit", "--records", "ROWS"], 2),
-        (["fit", "--records", "ROWS", "--feedback", "ROWS"], 2),
-        (["fit", "--latency-table", "no-such.json", "--feedback", "ROWS"], 1),
-        (["fit", "--records", "ROWS", "--space", "nas-bench-macro"], 2),
-        (["fit", "--records", "no-such.csv", "--space", "nas-bench-macro", "--out", "x.json"], 1),
+        (["fit-feedback", "--feedback", "ROWS"], 2),
+        (["fit-feedback", "--latency-table", "no-such.json", "--feedback", "ROWS"], 1),
+        (["learn", "--records", "ROWS"], 2),
+        (["learn", "--records", "ROWS", "--space", "nas-bench-macro"], 2),
+        (["learn", "--records", "no-such.csv", "--space", "nas-bench-macro", "--out", "x.json"], 1),
         (["predict", "--latency-table", "no-such.json", "--records", "ROWS"], 1),
         (["measure"], 2),
         (["no-such-command"], 2),
@@ -314,8 +314,24 @@ def test_wrong_use_exits_with_2_and_failure_with_1(
     assert err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "new"),
+    [
+        (["--records", "rows.csv", "--space", "nas-bench-macro", "--out", "x.json"], "pnag latency learn"),
+        (["--latency-table", "t.json", "--feedback=rows.csv"], "pnag latency fit-feedback"),
+    ],
+)
+def test_an_option_that_became_a_command_names_it(
+    capfd: pytest.CaptureFixture[str], arguments: list[str], new: str
+) -> None:
+    code, out, err = _pnag(capfd, "fit", *arguments)
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert new in err
+
+
 def test_importing_a_kits_file_by_the_command(macro: SearchSpace, macro_table: LatencyTable, tmp_path: Path) -> None:
-    from pnag.trainer.latency.measure import Measurements
+    from pnag.trainer.latency.timing.measurements import Measurements
 
     measurements = Measurements(macro.name, {"name": "as measured", "threads": 4})
     measurements.overhead = {"bound": [(0.001, 0.0)], "as_user": [(0.002, 0.0)]}
@@ -336,11 +352,13 @@ def test_importing_a_kits_file_by_the_command(macro: SearchSpace, macro_table: L
         assert LatencyTable.load(tmp_path / "t.json").source == "measurements.json"
 
 
-@pytest.mark.parametrize("command", ["measure", "kit", "import", "fit", "check", "drift", "predict"])
+@pytest.mark.parametrize(
+    "command", ["measure", "kit", "import", "fit", "fit-feedback", "learn", "check", "drift", "predict"]
+)
 def test_every_help_ends_with_a_line_to_paste(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     text = " ".join(_run(command, "--help").stdout.split())
-    assert f"pnag latency {command} " in text[text.rindex("example") :]
+    assert f"pnag latency {command} " in text[text.rindex("Example:") :]
 
 
 def test_the_commands_load_nothing_heavy_until_they_run() -> None:

@@ -52,3 +52,20 @@ def test_a_setting_that_cannot_be_is_named(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setenv("PNAG_MAX_WAITING", "many")
     assert run("serve") == 1
     assert "PNAG_MAX_WAITING" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "new"),
+    [
+        (["supernet", "check", "--bundle", "b", "--records", "r.csv"], "pnag bench labels"),
+        (["supernet", "train", "--val-images", "10"], "--validation-images"),
+    ],
+)
+def test_what_was_renamed_names_what_to_type_now(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], new: str
+) -> None:
+    assert run(*arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+    assert new in captured.err

@@ -19,6 +19,7 @@ import numpy as np
 
 from pnag.models.cost.latency_table import LatencyTable, NetworkLatency, UpperBound
 from pnag.models.errors import EncodingError, LatencyTableError, RecordsError
+from pnag.models.space.registry import get_space
 from pnag.models.space.search_space import SearchSpace
 from pnag.trainer.latency.fit import bound, calibrate, predict
 
@@ -32,7 +33,7 @@ KEY_VARIABLE = "PNAG_API_KEY"
 
 @dataclass(frozen=True)
 class FieldNetworks:
-    """What is left of the reports of one device.
+    """Networks that the reports of one device come down to.
 
     Attributes:
         networks: by encoding; `ms` is the median of its reports, `slow_ms` the median of the slower half of them.
@@ -84,7 +85,9 @@ def field_networks(table: LatencyTable, space: SearchSpace, text: str, device: s
         LatencyTableError: if the table has no layers to calibrate.
     """
     if not table.layers:
-        raise LatencyTableError(f"the table of {table.device.name} has no layers to calibrate; fit it with --records")
+        raise LatencyTableError(
+            f"the table of {table.device.name} has no layers to calibrate; use `pnag latency learn`"
+        )
     by_device = _by_device(space, text)
     if device is None and len(by_device) == 1:
         (device,) = by_device
@@ -109,6 +112,16 @@ def field_networks(table: LatencyTable, space: SearchSpace, text: str, device: s
             f"prediction; {device!r} is not the table's device {table.device.name!r}: measure it"
         )
     return FieldNetworks(device, tuple(networks), num_reports, num_left_out)
+
+
+def fit_reports(
+    path: Path, source: str, device: str | None, num_calibration: int, coverage: float, seed: int
+) -> tuple[LatencyTable, FieldNetworks]:
+    """The table of a file, fitted to reports behind a path or a URL, and what the reports came down to."""
+    table = LatencyTable.load(path)
+    space = table.measured_space(get_space(table.space))
+    found = field_networks(table, space, read_reports(source), device)
+    return fit(table, space, found, num_calibration, coverage, seed), found
 
 
 def fit(

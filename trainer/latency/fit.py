@@ -1,4 +1,4 @@
-"""From a sum of layers to a promise: calibrate a latency table on whole networks, bound it, check it on others.
+"""From a sum of layers to a promise: calibrate a latency table on whole networks, and bound it by others.
 
     predicted = c_overhead * overhead + sum over families of c_family * (sum of the family's layers)
     min over c >= 0 of  mean(((predicted - measured) / measured)^2) + strength * mean((c / scale - 1)^2)
@@ -12,8 +12,8 @@ Axis letters: N = networks, F = layer families, the overhead first.
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,16 +23,37 @@ from pnag.models.cost.latency_table import Calibration, LatencyTable, NetworkLat
 from pnag.models.errors import BudgetError, LatencyTableError
 from pnag.models.space.registry import get_space
 from pnag.models.space.search_space import SearchSpace
-from pnag.trainer.latency.kit_script import Sample, lower_quartile
+from pnag.trainer.latency.measure import Run, measure_networks
 from pnag.trainer.latency.networks import Cost, stratified
+from pnag.trainer.latency.timing.samples import Sample, lower_quartile
 
 Floats = NDArray[np.float64]
 
 STRENGTHS = tuple(10.0**e for e in range(-7, 2))
-NUM_STRETCHES = 4
+NUM_QUARTERS = 4
 COVERAGES = (0.9, 0.95, 0.99)
 MIN_CALIBRATION_NETWORKS = 3
 OVERHEAD = "overhead"
+
+
+def measure_and_fit(
+    path: Path, num_calibration: int, num_bounding: int, coverage: float, seed: int, run: Run
+) -> LatencyTable:
+    """The table of a file, calibrated and bounded by networks that are measured here.
+
+    Raises:
+        BudgetError: if there are too few networks for `coverage`, before any is measured.
+        LatencyTableError: if this is not the table's device, or the time was not enough.
+    """
+    table = LatencyTable.load(path)
+    UpperBound(coverage, (1.0,) * num_bounding).factor(coverage)
+    space, calibrating, bounding = choose_networks(table, num_calibration, num_bounding, seed)
+    measured = measure_networks(table.device, space, [*calibrating, *bounding], run, path, "fit")
+    networks = network_latencies(measured.networks, for_bound=True)
+    fitted = calibrate(table, space, networks[: len(calibrating)])
+    fitted = bound(fitted, space, networks[len(calibrating) :], coverage)
+    host_load = {**(table.host_load or {}), "fit": dict(measured.host_load or {})}
+    return replace(fitted, networks=tuple(networks), host_load=host_load)
 
 
 def choose_networks(
@@ -46,17 +67,11 @@ def choose_networks(
     space = table.measured_space(get_space(table.space))
     cost, rng = table.cost(space), np.random.default_rng(seed)
     calibrating = stratified(space, cost, num_calibration, rng, with_cheapest=True)
-    return space, calibrating, _mixed(space, cost, num_bounding, rng, calibrating)
+    return space, calibrating, mixed(space, cost, num_bounding, rng, calibrating)
 
 
-def choose_check_networks(table: LatencyTable, count: int, seed: int) -> tuple[SearchSpace, list[str]]:
-    """The space the table covers, and fresh networks of the kind that bounded it."""
-    space = table.measured_space(get_space(table.space))
-    used = [n.architecture for n in table.networks]
-    return space, _mixed(space, table.cost(space), count, np.random.default_rng([seed, len(used)]), used)
-
-
-def _mixed(space: SearchSpace, cost: Cost, count: int, rng: np.random.Generator, exclude: list[str]) -> list[str]:
+def mixed(space: SearchSpace, cost: Cost, count: int, rng: np.random.Generator, exclude: list[str]) -> list[str]:
+    """Networks spread over cost: half of them any, half with the most MACs for their cost."""
     plain = stratified(space, cost, count - count // 2, rng, exclude=exclude)
     searched = stratified(space, cost, count // 2, rng, exclude=[*exclude, *plain], prefer=macs_cost(space))
     return [*plain, *searched]
@@ -74,7 +89,7 @@ def bound_factors(table: LatencyTable) -> dict[str, float]:
 
 
 def network_latencies(samples: Mapping[str, Sequence[Sample]], *, for_bound: bool) -> list[NetworkLatency]:
-    """What networks measured together take by the clock on the wall: in a good round, and in a slow one.
+    """Wall-clock times of networks measured together: in a good round, and in a slow one.
 
     A good round is the lower quartile, what predictions aim at. A slow one is the median round, what somebody finds who
     measures the network; `for_bound`, times how far the host as a whole went from its own median in its slowest quarter
@@ -95,17 +110,17 @@ def network_latency(encoding: str, samples: Sequence[Sample]) -> NetworkLatency:
 
 
 def host_wander(samples: Iterable[Sequence[Sample]]) -> float:
-    """How much slower than usual networks measured in turn were in their slowest quarter of the time; at least 1.
+    """The factor by which networks measured in turn were slower in their slowest quarter of the time; at least 1.
 
     Rounds are in order of time. What all networks share is the host; what is left is each one's own noise.
     """
-    stretches: list[list[float]] = [[] for _ in range(NUM_STRETCHES)]
+    quarters: list[list[float]] = [[] for _ in range(NUM_QUARTERS)]
     for rounds in samples:
         times = [ms for ms, _ in rounds]
-        if len(times) >= NUM_STRETCHES:
-            for stretch, part in zip(stretches, np.array_split(times, NUM_STRETCHES), strict=True):
-                stretch.append(float(np.median(part)) / statistics.median(times))
-    return max([1.0, *(statistics.median(stretch) for stretch in stretches if stretch)])
+        if len(times) >= NUM_QUARTERS:
+            for quarter, part in zip(quarters, np.array_split(times, NUM_QUARTERS), strict=True):
+                quarter.append(float(np.median(part)) / statistics.median(times))
+    return max([1.0, *(statistics.median(quarter) for quarter in quarters if quarter)])
 
 
 def calibrate(table: LatencyTable, space: SearchSpace, networks: Sequence[NetworkLatency]) -> LatencyTable:
@@ -190,97 +205,3 @@ def predict(table: LatencyTable, space: SearchSpace, encodings: Sequence[str]) -
     if not encodings:
         return np.zeros(0)
     return table.predictor(space)(np.stack([space.decode(e) for e in encodings]))
-
-
-@dataclass(frozen=True)
-class Check:
-    """What a table's predictions are worth on fresh networks."""
-
-    figures: Mapping[str, Any]
-    predicted_N: Floats
-    measured_N: Floats
-    upper_N: Floats | None
-
-
-def anchors(table: LatencyTable) -> list[str]:
-    """Networks of the fit to measure again beside fresh ones: how they have moved, the host has moved."""
-    by_ms = sorted(table.networks, key=lambda n: n.ms)
-    return [n.architecture for n in (by_ms[0], by_ms[len(by_ms) // 2], by_ms[-1])] if len(by_ms) >= 3 else []
-
-
-def host_shift_percent(table: LatencyTable, again: Sequence[NetworkLatency]) -> float | None:
-    """How much slower (> 0) networks of the fit have become; None without any."""
-    before = {n.architecture: n.ms for n in table.networks}
-    ratios = [n.ms / before[n.architecture] for n in again]
-    return round((float(np.exp(np.mean(np.log(ratios)))) - 1) * 100, 2) if ratios else None
-
-
-def check(
-    table: LatencyTable,
-    space: SearchSpace,
-    networks: Sequence[NetworkLatency],
-    again: Sequence[NetworkLatency] = (),
-) -> Check:
-    """Compare predictions with measured networks; none may have had a part in the fit.
-
-    Args:
-        again: networks of the fit measured again at the same time, to tell a moved host from a wrong table.
-
-    Raises:
-        LatencyTableError: if one had, or there are fewer than two.
-    """
-    if len(networks) < 2:
-        raise LatencyTableError(f"{len(networks)} networks cannot check a table; measure at least 2")
-    used = {n.architecture for n in table.networks}
-    for network in networks:
-        if network.architecture in used:
-            raise LatencyTableError(f"{network.architecture} had a part in the fit; check on other networks")
-    encodings = [n.architecture for n in networks]
-    measured_N = np.array([n.ms for n in networks])
-    slow_N = np.array([n.slow_ms for n in networks])
-    predicted_N = predict(table, space, encodings)
-    figures = accuracy_figures(predicted_N, measured_N)
-    violations = {}
-    upper_N = None
-    for coverage, factor in bound_factors(table).items():
-        violations[coverage] = round(float(np.mean(slow_N > factor * predicted_N) * 100), 2)
-        if float(coverage) == table.default_coverage:
-            upper_N = factor * predicted_N
-    figures["over_bound_percent"] = violations
-    figures["over_prediction_percent"] = round(float(np.mean(slow_N > predicted_N) * 100), 2)
-    figures["host_shift_percent"] = host_shift_percent(table, again)
-    figures["macs_only"] = _macs_baseline(table, space, encodings, measured_N)
-    return Check(figures, predicted_N, measured_N, upper_N)
-
-
-def accuracy_figures(predicted_N: Floats, measured_N: Floats) -> dict[str, Any]:
-    """MAPE, bias, shares within 5 % and 10 %, Kendall's tau; errors are relative to the measured latency."""
-    from scipy.stats import kendalltau
-
-    error_N = predicted_N / measured_N - 1
-    return {
-        "num_networks": len(measured_N),
-        "mape_percent": round(float(np.mean(np.abs(error_N)) * 100), 3),
-        "bias_percent": round(float(np.mean(error_N) * 100), 3),
-        "within_5_percent": round(float(np.mean(np.abs(error_N) <= 0.05) * 100), 1),
-        "within_10_percent": round(float(np.mean(np.abs(error_N) <= 0.10) * 100), 1),
-        "kendall_tau": round(float(kendalltau(predicted_N, measured_N).statistic), 4),
-    }
-
-
-def _macs_baseline(
-    table: LatencyTable, space: SearchSpace, encodings: Sequence[str], measured_N: Floats
-) -> dict[str, Any] | None:
-    """A straight line through MACs, fitted on the table's own networks: what needs no layer measured."""
-    if len(table.networks) < 2:
-        return None
-    macs = macs_cost(space)
-
-    def columns(names: Sequence[str]) -> Floats:
-        macs_N = macs(np.stack([space.decode(e) for e in names])) / 1e6
-        return np.stack([np.ones(len(names)), macs_N], axis=1)
-
-    fitted_N = np.array([n.ms for n in table.networks])
-    line, *_ = np.linalg.lstsq(columns([n.architecture for n in table.networks]), fitted_N, rcond=None)
-    figures = accuracy_figures(columns(encodings) @ line, measured_N)
-    return {key: figures[key] for key in ("mape_percent", "bias_percent", "kendall_tau")}

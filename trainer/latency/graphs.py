@@ -25,11 +25,6 @@ NUM_EXPONENTS = 8
 INPUT, OUTPUT = "input", "output"
 
 
-def layer_graph(layer: Layer, *, batch_size: int = 1, seed: int = 0) -> onnx.ModelProto:
-    """One layer alone, at its own input shape [batch, channels, size, size]."""
-    return chain_graph([layer], batch_size=batch_size, seed=seed)
-
-
 def network_graph(space: SearchSpace, encoding: str, *, batch_size: int = 1, seed: int = 0) -> onnx.ModelProto:
     """A whole architecture, image in, logits out.
 
@@ -55,7 +50,7 @@ def clock_graph() -> onnx.ModelProto:
 
 @dataclass
 class SharedWeights:
-    """One file of random numbers for the weights of many graphs, so that a kit carries none.
+    """One file of random numbers for the weights of many graphs, so that a device kit carries none.
 
     Section k of the file holds counts[k] float32 numbers of standard deviation 2^-k. Within a graph no two weights
     overlap: they would share the processor's cache as no real network's do.
@@ -66,16 +61,16 @@ class SharedWeights:
 
     @classmethod
     def for_chains(cls, file: str, chains: Iterable[Sequence[Layer]]) -> "SharedWeights":
-        """As large as the hungriest of some chains of layers needs it."""
+        """A file as large as the largest of some chains of layers needs it."""
         needed = [0] * NUM_EXPONENTS
         for chain in chains:
-            taker = _Taker(cls(file, [1 << 40] * NUM_EXPONENTS))
-            chain_graph(chain, weights=taker)
-            needed = [max(pair) for pair in zip(needed, taker.used, strict=True)]
+            places = _Places(cls(file, [1 << 40] * NUM_EXPONENTS))
+            chain_graph(chain, weights=places)
+            needed = [max(pair) for pair in zip(needed, places.used, strict=True)]
         return cls(file, needed)
 
 
-class _Taker:
+class _Places:
     """Hands out places in a SharedWeights file for one graph."""
 
     def __init__(self, shared: SharedWeights) -> None:
@@ -95,7 +90,7 @@ class _Taker:
 
 
 def chain_graph(
-    layers: Sequence[Layer], *, batch_size: int = 1, seed: int = 0, weights: "SharedWeights | _Taker | None" = None
+    layers: Sequence[Layer], *, batch_size: int = 1, seed: int = 0, weights: "SharedWeights | _Places | None" = None
 ) -> onnx.ModelProto:
     """Layers in a row, each fed by the one before.
 
@@ -108,8 +103,8 @@ def chain_graph(
     if not layers:
         raise SearchSpaceError("no layers to build a graph from; an architecture has at least one")
     first = layers[0]
-    taker = _Taker(weights) if isinstance(weights, SharedWeights) else weights
-    builder = _Builder((batch_size, first.in_channels, first.input_size, first.input_size), seed, taker)
+    places = _Places(weights) if isinstance(weights, SharedWeights) else weights
+    builder = _Builder((batch_size, first.in_channels, first.input_size, first.input_size), seed, places)
     builder.append_all(layers)
     return builder.model()
 
@@ -123,9 +118,9 @@ def _normal_pool() -> NDArray[np.float32]:
 class _Builder(NetworkBuilder):
     """A graph with random weights, or with references to shared ones."""
 
-    def __init__(self, shape: tuple[int, ...], seed: int, taker: _Taker | None = None) -> None:
+    def __init__(self, shape: tuple[int, ...], seed: int, places: _Places | None = None) -> None:
         super().__init__(INPUT, shape)
-        self._taker = taker
+        self._places = places
         self._excess = 0.0
         self._input_shape = shape
         self._weights: list[onnx.TensorProto] = []
@@ -138,8 +133,8 @@ class _Builder(NetworkBuilder):
         if len(shape) > 1:  # a bias does not multiply
             self._excess = wanted - exponent if abs(wanted - exponent) <= 0.5 else 0.0
         name = f"weight{len(self._weights)}"
-        if self._taker is not None:
-            self._weights.append(self._taker.tensor(name, shape, exponent))
+        if self._places is not None:
+            self._weights.append(self._places.tensor(name, shape, exponent))
             return name
         pool = _normal_pool()
         start = int(self._rng.integers(len(pool)))

@@ -16,7 +16,8 @@ from pnag.models.files import is_number
 from pnag.models.space.layers import Layer
 from pnag.models.space.search_space import SearchSpace
 from pnag.trainer.latency import fit
-from pnag.trainer.latency.measure import SECONDS_SUSPECTED_BELOW_MS, Measurements, to_table
+from pnag.trainer.latency.measure import SECONDS_SUSPECTED_BELOW_MS, to_table
+from pnag.trainer.latency.timing.measurements import Measurements
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def import_perf_test(path: Path, space: SearchSpace, device_name: str, coverage:
 
 
 def looks_like_perf_test(path: Path) -> bool:
-    """Whether a file begins as `run_perf_test.sh` begins its output."""
+    """True if a file begins as `run_perf_test.sh` begins its output."""
     try:
         with path.open(errors="replace") as file:
             return file.read(len(PERF_TEST_MARK)) == PERF_TEST_MARK
@@ -128,6 +129,16 @@ def _fitted(table: LatencyTable, space: SearchSpace, measurements: Measurements,
         logger.warning("no bound: %s", exc)
         bounding = []
     return replace(table, networks=(*calibrating, *bounding))
+
+
+def import_file(path: Path, space: SearchSpace, device_name: str | None, coverage: float) -> LatencyTable:
+    """The table of a file in any of the forms here; the device is called by its measurements or its file if unnamed."""
+    if path.suffix in (".yaml", ".yml"):
+        return import_yaml(path, space, device_name or path.stem)
+    if looks_like_perf_test(path):
+        return import_perf_test(path, space, device_name or path.stem, coverage)
+    table = import_measurements(path, space, coverage)
+    return table if device_name is None else replace(table, device=replace(table.device, name=device_name))
 
 
 def import_yaml(path: Path, space: SearchSpace, device_name: str) -> LatencyTable:

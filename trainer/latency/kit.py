@@ -1,9 +1,10 @@
-"""A zip for a device that has no PNAG: layer and network graphs, and a script to time them.
+"""The device kit: a zip for a device that has no PNAG, with layer and network graphs and a script to time them.
 
 The graphs carry no weights: they refer to one file of random numbers that the script writes on the device, so a kit of
 a hundred layers and fifty networks is a few hundred kB.
 """
 
+import ast
 import csv
 import io
 import json
@@ -16,15 +17,17 @@ from typing import Any
 
 import numpy as np
 
+from pnag.models import errors
 from pnag.models.cost.additive import macs_cost
 from pnag.models.files import write_atomic
 from pnag.models.space.layers import Layer
 from pnag.models.space.search_space import SearchSpace
-from pnag.trainer.latency import graphs, kit_script
+from pnag.trainer.latency import graphs
 from pnag.trainer.latency.importers import PERF_TEST_MARK
-from pnag.trainer.latency.measure import AS_USER, BOUND
 from pnag.trainer.latency.networks import stratified
 from pnag.trainer.latency.quantize import quantize
+from pnag.trainer.latency.timing import host, measurements, rounds, samples, script
+from pnag.trainer.latency.timing.measurements import AS_USER, BOUND
 
 SCRIPT, MANIFEST, WEIGHTS = "measure.py", "kit.json", "weights.bin"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -33,7 +36,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True)
 class KitOptions:
-    """What goes into a kit beside all layers."""
+    """The content of a kit beside all layers."""
 
     num_calibration: int = 10
     num_bounding: int = 40
@@ -76,7 +79,7 @@ def write_kit(space: SearchSpace, path: Path, options: KitOptions) -> dict[str, 
         "size_bytes": sizes,
     }
     files[MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
-    files[SCRIPT] = Path(kit_script.__file__).read_bytes()
+    files[SCRIPT] = _script().encode()
     files["README.md"] = _readme(manifest).encode()
     files["models.csv"] = _models_csv(manifest).encode()
     files["run_perf_test.sh"] = _perf_test_script(manifest).encode()
@@ -93,6 +96,19 @@ def choose_networks(space: SearchSpace, options: KitOptions) -> tuple[list[str],
     cost, rng = macs_cost(space), np.random.default_rng(options.seed)
     calibrating = stratified(space, cost, options.num_calibration, rng, with_cheapest=True)
     return calibrating, stratified(space, cost, options.num_bounding, rng, exclude=calibrating)
+
+
+def _script() -> str:
+    """The files of `timing` as one program that runs alone: in the order of their imports, without these."""
+    parts = [f'"""{script.__doc__}"""\n\nfrom __future__ import annotations\n']
+    for module in (errors, samples, host, rounds, measurements, script):
+        source = Path(str(module.__file__)).read_text(encoding="utf-8")
+        lines = source.splitlines(keepends=True)
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith(("__future__", "pnag.")):
+                lines[node.lineno - 1 : node.end_lineno] = [""] * len(lines[node.lineno - 1 : node.end_lineno])
+        parts += ["\n\n", *lines]
+    return "".join(parts)
 
 
 def _models_csv(manifest: dict[str, Any]) -> str:

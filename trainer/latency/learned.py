@@ -5,19 +5,18 @@ Four candidates, from plain to rich, and the one with the least held-out error i
     one-hot    a constant per option of each decision (what everybody tries first; needs many rows)
     physical   non-negative factors on sums over layers: MACs, activations, parameters, operators (needs few)
     additive   physical, times 1 + tables over each layer's decisions and the resolution
-    kernel     additive, plus what does not add up, by similarity to the learnt networks
+    kernel     additive, plus what does not add up, by similarity to the learned networks
 
 All but `physical` are Gaussian processes on measured / physical - 1, whose kernel is a weighted sum of fixed ones:
-linear kernels give the tables, radial ones the correction. The weights maximise the marginal likelihood on a part of
-the rows. Outliers, of which devices have many on the slow side, count less each round (Student-t noise by reweighting).
+linear kernels give the tables, radial ones the correction. Devices have many outliers on the slow side, which count
+less (gaussian_process.py).
 
 The bound takes each row's ratio measured / predicted from a fit that never saw the row (K-fold), so all rows bound and
 all rows teach.
 
-Axis letters: N = rows, M = the rows learnt from, G = kernels, X = one-hot columns.
+Axis letters: N = rows, M = the rows learned from, G = kernels, X = one-hot columns.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,31 +25,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pnag.models.cost import learned_latency as learnt
+from pnag.models.cost import learned_latency
 from pnag.models.cost.additive import macs_cost
 from pnag.models.cost.latency_table import Device, LatencyTable, UpperBound
 from pnag.models.cost.learned_latency import Correction, Kernel, LearnedLatency, Term
 from pnag.models.errors import RecordsError
 from pnag.models.space.search_space import INACTIVE, SearchSpace, Tokens
 from pnag.trainer.data.records import Records, read_records
-from pnag.trainer.latency.fit import accuracy_figures
+from pnag.trainer.latency.check import accuracy_figures
+from pnag.trainer.latency.gaussian_process import REWEIGHTINGS, fit_gaussian_process, robust_weights
 from pnag.trainer.latency.networks import spread_pool
-
-logger = logging.getLogger(__name__)
+from pnag.trainer.progress import Progress
 
 Floats = NDArray[np.float64]
 
 MIN_ROWS = 20
 MAX_LEARNT = 2000
 """Rows that the correction remembers; more are thinned out for it, the rest of the model uses all."""
-MAX_TUNING = 350
-"""Rows that the kernels' weights are tuned on: what they cost grows with the cube."""
 FOLDS = 10
 LEAVE_ONE_OUT_UP_TO = 40
 MIN_SPREAD = 1.02
 SHAPE_LENGTHS, TOKEN_LENGTHS = (0.5, 1.5), (0.35, 0.9)
-DEGREES_OF_FREEDOM = 4.0
-REWEIGHTINGS = 3
 RICHER_MUST_GAIN = 0.01
 """A richer candidate is taken only if its held-out error is lower by this share."""
 SURROGATE_POOL = 3000
@@ -62,7 +57,7 @@ CANDIDATES = ("physical", "one-hot", "additive", "kernel")
 
 @dataclass(frozen=True)
 class Learning:
-    """A learnt device with what is known of its quality.
+    """A learned device with what is known of its quality.
 
     Attributes:
         model: ready for a latency table.
@@ -110,7 +105,7 @@ def _learn(
             f"{count} rows cannot teach a device; measure at least {MIN_ROWS} networks, spread over cost"
         )
     _check_spread(space, tokens_ND, latency_ms_N)
-    rows = _Rows(space, tokens_ND, latency_ms_N)
+    rows = _TrainingRows(space, tokens_ND, latency_ms_N)
     rng = np.random.default_rng(seed)
     fold_N = rng.permutation(count) % (count if count <= LEAVE_ONE_OUT_UP_TO else FOLDS)
     held_out: dict[str, Floats] = {name: np.empty(count) for name in candidates}
@@ -131,6 +126,31 @@ def _learn(
     progress()
     ratios = sorted(round(float(r), 6) for r in latency_ms_N / held_out[chosen])
     return Learning(replace(model, candidates=figures), tuple(ratios), figures[chosen])
+
+
+def learn_table(
+    path: Path, space: SearchSpace, base: LatencyTable | None, device_name: str | None, coverage: float, seed: int,
+    progress: Progress,
+) -> tuple[LatencyTable, Learning]:  # fmt: skip
+    """A table that predicts as the rows of a file teach; `base`'s layers and device stay, where there is one.
+
+    Raises:
+        BudgetError: if there are too few rows for `coverage`.
+        RecordsError: if the rows cannot be read, or teach nothing.
+    """
+    if base is not None:
+        base.check_space(space)
+    rows = read_rows(path, space)
+    UpperBound(coverage, (1.0,) * len(rows)).factor(coverage)  # too few rows: say so before learning
+    with progress.stage("folds", num_steps(len(rows))) as stage:
+        learning = learn(space, rows.tokens_ND, rows.require_latency(), seed=seed, progress=stage.step)
+    table = to_table(space, device_name or path.stem, learning, coverage, path.name)
+    if base is not None:
+        table = replace(
+            base, learned=table.learned, upper_bound=table.upper_bound, calibration=None, check=None, networks=(),
+            source=path.name,
+        )  # fmt: skip
+    return table, learning
 
 
 def read_rows(path: Path, space: SearchSpace) -> Records:
@@ -156,12 +176,12 @@ def read_rows(path: Path, space: SearchSpace) -> Records:
 
 
 def num_steps(count: int) -> int:
-    """How often `learn` reports progress."""
+    """The number of times that `learn` reports progress."""
     return (count if count <= LEAVE_ONE_OUT_UP_TO else FOLDS) + 1
 
 
 def to_table(space: SearchSpace, device_name: str, learning: Learning, coverage: float, source: str) -> LatencyTable:
-    """A latency table without layers that predicts with the learnt model and carries its bound.
+    """A latency table without layers that predicts with the learned model and carries its bound.
 
     Raises:
         BudgetError: if there are too few rows for `coverage`.
@@ -184,27 +204,27 @@ def _check_spread(space: SearchSpace, tokens_ND: Tokens, latency_ms_N: Floats) -
     if high <= low * MIN_SPREAD:
         raise RecordsError(
             f"the rows' latencies all lie between {low:g} and {high:g} ms; measure networks spread over cost, "
-            "from the cheapest to the dearest"
+            "from the cheapest to the costliest"
         )
     macs_N = macs_cost(space)(tokens_ND)
     if macs_N.min() > 0 and macs_N.max() <= macs_N.min() * MIN_SPREAD:
         raise RecordsError(
             f"the rows' networks all have between {macs_N.min() / 1e6:.1f} and {macs_N.max() / 1e6:.1f} M MACs; "
-            "measure networks spread over cost, from the cheapest to the dearest"
+            "measure networks spread over cost, from the cheapest to the costliest"
         )
 
 
-class _Rows:
+class _TrainingRows:
     """The rows with every feature of theirs, computed once for all folds."""
 
     def __init__(self, space: SearchSpace, tokens_ND: Tokens, latency_ms_N: Floats) -> None:
         self.space = space
         self.tokens_ND = tokens_ND
         self.latency_ms_N = latency_ms_N
-        self.features = learnt.Features(space)
+        self.features = learned_latency.Features(space)
         self.physical_NP = self.features.physical(tokens_ND)
         self.shape_NS = self.features.shape(tokens_ND)
-        self.terms = [_OneHot(space, tokens_ND, names, times) for names, times in learnt.joint_terms(space)]
+        self.terms = [_OneHot(space, tokens_ND, names, times) for names, times in learned_latency.joint_terms(space)]
 
 
 class _OneHot:
@@ -230,7 +250,7 @@ class _OneHot:
         return columns
 
 
-def _fit(rows: _Rows, chosen: NDArray[np.int64], name: str, seed: int) -> LearnedLatency:
+def _fit(rows: _TrainingRows, chosen: NDArray[np.int64], name: str, seed: int) -> LearnedLatency:
     """One candidate on some of the rows."""
     space = rows.space
     measured = rows.latency_ms_N[chosen]
@@ -262,11 +282,11 @@ def _fit(rows: _Rows, chosen: NDArray[np.int64], name: str, seed: int) -> Learne
         kernels = [Kernel("shape", length, 1.0) for length in SHAPE_LENGTHS]
         kernels += [Kernel("tokens", length, 1.0) for length in TOKEN_LENGTHS]
         distances = {
-            "shape": learnt.shape_distance(shape_MS, shape_MS),
-            "tokens": learnt.token_distance(rows.tokens_ND[chosen], rows.tokens_ND[chosen]),
+            "shape": learned_latency.shape_distance(shape_MS, shape_MS),
+            "tokens": learned_latency.token_distance(rows.tokens_ND[chosen], rows.tokens_ND[chosen]),
         }
         grams += [np.exp(distances[k.features] / (-2 * k.length**2)) for k in kernels]
-    weights_G, dual_M = _gaussian_process(grams, measured / physical - 1, seed)
+    weights_G, dual_M = fit_gaussian_process(grams, measured / physical - 1, seed)
     tables = [w * unit * (dual_M @ block) for w, block in zip(weights_G, blocks, strict=False)]
     terms = []
     for group, flat in zip(groups, tables, strict=True):
@@ -303,80 +323,14 @@ def _physical_coefficients(sums_NP: Floats, measured_N: Floats) -> dict[str, flo
     for _ in range(REWEIGHTINGS + 1):
         root_N = np.sqrt(weight_N)
         solution = nnls(relative * root_N[:, np.newaxis], root_N)[0]
-        weight_N = _robust_weights(np.log(np.maximum(relative @ solution, 1e-6)))
-    names = ["constant", *learnt.PHYSICAL]
+        weight_N = robust_weights(np.log(np.maximum(relative @ solution, 1e-6)))
+    names = ["constant", *learned_latency.PHYSICAL]
     return {name: float(c) for name, c in zip(names, solution / size, strict=True) if c > 0}
 
 
-def _robust_weights(residual_N: Floats) -> Floats:
-    """Weights of a Student-t likelihood, its scale by the median absolute deviation."""
-    scale = 1.4826 * float(np.median(np.abs(residual_N - np.median(residual_N))))
-    if scale == 0:
-        return np.ones(len(residual_N))
-    weight_N: Floats = (DEGREES_OF_FREEDOM + 1) / (DEGREES_OF_FREEDOM + (residual_N / scale) ** 2)
-    return weight_N
-
-
-def _gaussian_process(grams: Sequence[Floats], target_N: Floats, seed: int) -> tuple[Floats, Floats]:
-    """Weights of the kernels, shape [G], and the dual weights of the rows, shape [N]."""
-    count = len(target_N)
-    subset = np.random.default_rng(seed).permutation(count)[:MAX_TUNING]
-    weight_N = _robust_weights(target_N)
-    weights_G, noise = np.ones(len(grams)), 1.0
-    dual_N = np.zeros(count)
-    for round_ in range(REWEIGHTINGS):
-        if round_ < 2:  # the outliers are known after one round; tuning again would change little
-            weights_G, noise = _tune([g[np.ix_(subset, subset)] for g in grams], target_N[subset], weight_N[subset])
-        kernel_NN = sum((w * g for w, g in zip(weights_G, grams, strict=True)), np.zeros((count, count)))
-        dual_N = _solve_positive(kernel_NN + np.diag(noise / weight_N), target_N)
-        weight_N = _robust_weights(target_N - kernel_NN @ dual_N)
-    return weights_G, dual_N
-
-
-def _tune(grams: Sequence[Floats], target_N: Floats, weight_N: Floats) -> tuple[Floats, float]:
-    """Kernel weights and noise variance of the greatest marginal likelihood; a broad log-normal prior on weights."""
-    from scipy.linalg import cho_factor, cho_solve
-    from scipy.optimize import minimize
-
-    count, kernels = len(target_N), len(grams)
-    variance = float(np.mean(weight_N * target_N**2) / np.mean(weight_N)) + 1e-12
-    size_G = np.array([np.mean(np.diag(g)) for g in grams])
-    scaled = [g / size for g, size in zip(grams, size_G, strict=True)]
-    prior_mean, prior_variance = np.log(0.05 * variance), 16.0
-    noise_diag = 1 / weight_N
-
-    def objective(log_weights: Floats) -> tuple[float, Floats]:
-        weights_G, noise = np.exp(log_weights[:kernels]), float(np.exp(log_weights[kernels]))
-        matrix = sum((w * g for w, g in zip(weights_G, scaled, strict=True)), np.zeros((count, count)))
-        matrix[np.diag_indices(count)] += noise * noise_diag + 1e-9 * variance
-        factor = cho_factor(matrix, lower=True)
-        inverse = cho_solve(factor, np.eye(count))
-        dual_N = inverse @ target_N
-        value = 0.5 * float(target_N @ dual_N) + float(np.log(np.diag(factor[0])).sum())
-        slope = inverse - np.outer(dual_N, dual_N)
-        gradient = np.array(
-            [*(0.5 * w * float(np.sum(slope * g)) for w, g in zip(weights_G, scaled, strict=True)),
-             0.5 * noise * float(np.diag(slope) @ noise_diag)]
-        )  # fmt: skip
-        distance_G = log_weights[:kernels] - prior_mean
-        gradient[:kernels] += distance_G / prior_variance
-        return value + 0.5 * float(np.sum(distance_G**2)) / prior_variance, gradient
-
-    start = np.append(np.full(kernels, np.log(0.1 * variance)), np.log(0.3 * variance))
-    low, high = np.log(1e-6 * variance), np.log(1e3 * variance)
-    bounds = [(low, high)] * kernels + [(np.log(1e-3 * variance), np.log(10 * variance))]
-    best = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 40}).x
-    return np.exp(best[:kernels]) / size_G, float(np.exp(best[kernels]))
-
-
-def _solve_positive(matrix: Floats, target_N: Floats) -> Floats:
-    from scipy.linalg import cho_factor, cho_solve
-
-    solution: Floats = cho_solve(cho_factor(matrix, lower=True), target_N)
-    return solution
-
-
-def _surrogate(space: SearchSpace, model: LearnedLatency, rows: _Rows, rng: np.random.Generator) -> tuple[Term, ...]:
+def _surrogate(
+    space: SearchSpace, model: LearnedLatency, rows: _TrainingRows, rng: np.random.Generator
+) -> tuple[Term, ...]:
     """The additive tables closest to the whole model over networks of every cost: ridge regression, relative errors."""
     from sklearn.linear_model import Ridge
 
@@ -384,7 +338,7 @@ def _surrogate(space: SearchSpace, model: LearnedLatency, rows: _Rows, rng: np.r
     pool_ND = np.concatenate([spread_pool(space, additive.cost(space), SURROGATE_POOL, rng), rows.tokens_ND])
     whole_N = model.predictor(space)(pool_ND)
     left_N = (whole_N - additive.cost(space)(pool_ND)) / whole_N
-    hot = [_OneHot(space, pool_ND, names, times) for names, times in learnt.joint_terms(space)]
+    hot = [_OneHot(space, pool_ND, names, times) for names, times in learned_latency.joint_terms(space)]
     columns = np.concatenate([t.columns(np.arange(len(pool_ND)), 1 / whole_N) for t in hot], axis=1)
     size = float(np.median(whole_N))
     ridge = Ridge(alpha=1e-3, fit_intercept=False).fit(columns * size, left_N)

@@ -1,191 +1,166 @@
-"""Time a search space's layers, or whole networks, on this machine; the timing itself is `kit_script.py`'s.
-
-What is measured is kept as it comes in a *measurements* file, the same one a kit brings back from a device:
-{format, space, device, layers: {key: {samples_ms, clock_ms}}, networks: {encoding: ...}, overhead: {bound, as_user}}.
-A break costs nothing: the next run reads it and goes on.
-"""
+"""A search space's layers, or whole networks, timed on this machine: a latency table from what `timing` measured."""
 
 import logging
 import re
 import statistics
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pnag.models.cost.latency_table import Device, LatencyTable, LayerLatency
 from pnag.models.errors import LatencyTableError
-from pnag.models.files import is_number, read_json_object
 from pnag.models.space.layers import Layer
-from pnag.trainer.latency import kit_script
-from pnag.trainer.latency.kit_script import HostLoad, Item, Plan, Progress, Sample, Setup
+from pnag.models.space.search_space import SearchSpace
+from pnag.trainer.latency.timing.host import Setup, describe_device
+from pnag.trainer.latency.timing.measurements import AS_USER, BOUND, Measurements
+from pnag.trainer.latency.timing.rounds import MIN_ROUNDS, Item, Plan, RoundsDone
+from pnag.trainer.latency.timing.samples import Sample, at_clock, lower_quartile, median_clock, spread
 
 logger = logging.getLogger(__name__)
 
-BOUND, AS_USER = "bound", "as_user"
-"""The two overheads: of an empty session between layers (input and output in place), and of a user's plain call."""
 STATISTIC = "lower_quartile_of_rounds_at_median_clock"
-"""Of each round the fastest of three runs; see kit_script."""
+"""Of each round the fastest of three runs; see timing/samples.py."""
 LEAST_MS = 1e-4
-"""What a layer is given that is no slower than an empty session: below what can be told apart."""
-TWIN_RATIO = 0.8
+"""The time of a layer that is no slower than an empty session: less cannot be told apart."""
+LARGER_KERNEL_RATIO = 0.8
 SECONDS_SUSPECTED_BELOW_MS = 0.003
 
 
-@dataclass
-class Measurements:
-    """Rounds on one device, by layer key and by encoding; `host_load` is the last run's."""
+@dataclass(frozen=True)
+class Run:
+    """The time a command may measure, and whom it tells what.
 
-    space: str
-    device: dict[str, Any]
-    layers: dict[str, list[Sample]] = field(default_factory=dict)
-    networks: dict[str, list[Sample]] = field(default_factory=dict)
-    overhead: dict[str, list[Sample]] = field(default_factory=dict)
-    host_load: dict[str, Any] | None = None
-    measured_at: str | None = None
-    is_complete: bool = False
-    calibration: list[str] = field(default_factory=list)
-    """Of the networks those that a kit means to calibrate with; the others are for the bound."""
+    Attributes:
+        rounds: per graph at most.
+        stop_after_s: stop in good order, to be resumed by the same command; None means never.
+        progress: told after each visit to a graph.
+        say: told what a person should know at once.
+        min_rounds: no graph stops earlier, however steady.
+    """
 
-    def save(self, path: Path) -> None:
-        """Write the file, whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kit_script.write_json(
-            path,
-            {
-                "format": kit_script.FORMAT,
-                "format_version": kit_script.FORMAT_VERSION,
-                "space": self.space,
-                "device": self.device,
-                "complete": self.is_complete,
-                "calibration": self.calibration,
-                "measured_at": self.measured_at,
-                "host_load": self.host_load,
-                **{
-                    group: {
-                        name: kit_script.pack_samples(times) for name, times in getattr(self, group).items() if times
-                    }
-                    for group in ("layers", "networks", "overhead")
-                },
-            },
-        )
+    rounds: int
+    stop_after_s: float | None = None
+    progress: Callable[[RoundsDone], None] = lambda _: None
+    say: Callable[[str], None] = lambda _: None
+    min_rounds: int = MIN_ROUNDS
 
-    @classmethod
-    def load(cls, path: Path) -> "Measurements":
-        """Read a measurements file, finished or not.
 
-        Raises:
-            LatencyTableError: naming the file and the entry that cannot be used.
-        """
-        try:
-            document = read_json_object(path.read_bytes(), path.name, LatencyTableError)
-        except OSError as exc:
-            raise LatencyTableError(f"{path}: cannot read the measurements ({exc.strerror})") from None
-        if document.get("format") != kit_script.FORMAT:
+def measure_space(
+    space: SearchSpace, setup: Setup, run: Run, out: Path | None, *, device_name: str | None, again: bool
+) -> tuple[LatencyTable, Path, int]:
+    """Measure the layers of a space that the table at `out` lacks, or all `again`, and write the table.
+
+    Returns:
+        The table, where it is, and how many layers were measured now.
+
+    Raises:
+        LatencyTableError: if the table is of another space or device, the graphs cannot be timed as asked, or the time
+            was not enough: what is done is kept then.
+    """
+    device = describe_device(setup, device_name)
+    path = out or Path("latency_tables") / f"{space.name}--{slug(device['name'])}.json"
+    base = LatencyTable.load(path) if path.exists() and not again else None
+    if base is not None:
+        base.check_space(space)
+        different = [
+            f"{key} is {value!r}, here {device.get(key)!r}"
+            for key, value in vars(base.device).items()
+            if value != device.get(key)
+        ]
+        if different:
             raise LatencyTableError(
-                f"{path.name}: format is {document.get('format')!r}; expected {kit_script.FORMAT!r}"
+                f"{path} is of another device ({'; '.join(different)}); choose another --out, or --again to replace it"
             )
-        if document.get("format_version") != kit_script.FORMAT_VERSION:
-            raise LatencyTableError(
-                f"{path.name}: format_version is {document.get('format_version')!r}; "
-                f"this version of pnag reads {kit_script.FORMAT_VERSION}"
-            )
-        if not isinstance(document.get("space"), str) or not isinstance(document.get("device"), dict):
-            raise LatencyTableError(f"{path.name}: space must be a text and device an object")
-        return cls(
-            space=document["space"],
-            device=document["device"],
-            host_load=document.get("host_load"),
-            measured_at=document.get("measured_at"),
-            is_complete=document.get("complete") is True,
-            calibration=[str(encoding) for encoding in document.get("calibration") or ()],
-            **{
-                group: _parse_samples(document.get(group), f"{path.name}: {group}")
-                for group in ("layers", "networks", "overhead")
-            },
+    layers = [layer for layer in space.distinct_layers() if base is None or layer.key not in base.layers]
+    if base is not None and not layers:
+        return base, path, 0
+    partial = path.with_name(path.name + ".partial")
+    measurements = measure(space, device, setup, run, layers=layers, partial=partial)
+    table = to_table(measurements, base=base)
+    table.save(path)
+    partial.unlink(missing_ok=True)
+    return table, path, len(layers)
+
+
+def measure_networks(
+    device: Device, space: SearchSpace, encodings: Sequence[str], run: Run, path: Path, what: str
+) -> Measurements:
+    """Time whole networks on a table's own device; a file `what`.partial beside `path` holds them until all are done.
+
+    Raises:
+        LatencyTableError: if this is another device, or the time was not enough.
+    """
+    setup, here = same_device(device)
+    partial = path.with_name(f"{path.name}.{what}.partial")
+    run = replace(run, min_rounds=run.rounds // 2)
+    measurements = measure(space, here, setup, run, networks=encodings, partial=partial)
+    partial.unlink(missing_ok=True)
+    measurements.networks = {encoding: measurements.networks[encoding] for encoding in encodings}
+    return measurements
+
+
+def same_device(device: Device) -> tuple[Setup, dict[str, Any]]:
+    """The way a device was measured, and this machine's description when it is measured so.
+
+    Raises:
+        LatencyTableError: if this is another machine, or nobody knows how the device was measured.
+    """
+    if None in (device.threads, device.batch_size, device.execution_provider, device.precision):
+        raise LatencyTableError(
+            f"the table of {device.name} does not say how it was measured; learn it with `pnag latency learn`"
         )
-
-
-def _parse_samples(raw: Any, where: str) -> dict[str, list[Sample]]:
-    if not isinstance(raw, dict):
-        raise LatencyTableError(f"{where} must be an object of name -> {{samples_ms}}")
-    parsed = {}
-    for name, entry in raw.items():
-        times = entry.get("samples_ms") if isinstance(entry, dict) else None
-        if not isinstance(times, list) or not times or not all(is_number(t) and t > 0 for t in times):
-            raise LatencyTableError(f"{where}.{name}: samples_ms must be a non-empty list of numbers above 0")
-        clocks = entry.get("clock_ms", [0.0] * len(times))
-        if (
-            not isinstance(clocks, list)
-            or len(clocks) != len(times)
-            or not all(is_number(c) and c >= 0 for c in clocks)
-        ):
-            raise LatencyTableError(f"{where}.{name}: clock_ms must be one number >= 0 per sample")
-        parsed[name] = [(float(t), float(c)) for t, c in zip(times, clocks, strict=True)]
-    return parsed
+    setup = Setup(
+        int(device.threads or 0), int(device.batch_size or 0), str(device.execution_provider), str(device.precision)
+    )
+    here = describe_device(setup, device.name)
+    if device.processor != here["processor"]:
+        raise LatencyTableError(
+            f"the table was measured on {device.processor!r}, this is {here['processor']!r}; run it there, "
+            "or learn it from whole networks with `pnag latency learn`"
+        )
+    return setup, here
 
 
 def measure(
-    measurements: Measurements,
+    space: SearchSpace,
+    device: dict[str, Any],
     setup: Setup,
-    plan: Plan,
+    run: Run,
     *,
     layers: Iterable[Layer] = (),
-    networks: Mapping[str, Sequence[Layer]] | None = None,
-    save_to: Path | None = None,
-    progress: Callable[[Progress], None] = lambda _: None,
+    networks: Iterable[str] = (),
+    partial: Path | None = None,
     **hooks: Any,
-) -> bool:
-    """Time what is asked and not yet done, adding to `measurements`; returns whether all is done.
+) -> Measurements:
+    """Time layers, whole networks and empty sessions.
 
     Args:
-        networks: layers in order, by encoding.
-        save_to: kept up to date every few seconds, and whatever ends the run.
-        hooks: passed on to `time_interleaved`; tests put a clock and a session of their own there.
+        networks: encodings.
+        partial: a file that is kept up to date; what an interrupted run left there is not measured again.
+        hooks: passed on to `Measurements.measure`.
+
+    Raises:
+        LatencyTableError: if `run.stop_after_s` ends it before all is done, or it cannot be timed as asked.
     """
-    items, samples = [], {}
-    for group, as_user, name, chain in _wanted(layers, networks or {}):
-        full_name = f"{group}/{name}"
-        items.append(Item(full_name, 4 * sum(x.params for x in chain), _builder(chain, setup), as_user))
-        samples[full_name] = list(getattr(measurements, group).get(name, []))
-    load = HostLoad()
-    measurements.measured_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-    def save() -> None:
-        for full_name, times in samples.items():
-            group, _, name = full_name.partition("/")
-            if times:
-                getattr(measurements, group)[name] = times
-        measurements.host_load = {**load.report(), **kit_script.spread_report(samples)}
-        if save_to:
-            measurements.save(save_to)
-
-    with kit_script.pinned(setup.threads) as is_pinned:
-        try:
-            if setup.on_cpu and "probe" not in hooks:
-                hooks["probe"] = kit_script.open_session(Item(kit_script.PROBE, 0, _probe_model), Setup())
-            measurements.is_complete = kit_script.time_interleaved(
-                items, setup, plan, samples, save=save, progress=progress, **hooks
-            )
-        except kit_script.SetupError as exc:
-            raise LatencyTableError(str(exc)) from None
-        assert measurements.host_load is not None
-        measurements.host_load["pinned"] = is_pinned
-    if save_to:
-        measurements.save(save_to)
-    return measurements.is_complete
-
-
-def _wanted(
-    layers: Iterable[Layer], networks: Mapping[str, Sequence[Layer]]
-) -> Iterable[tuple[str, bool, str, Sequence[Layer]]]:
-    yield "overhead", False, BOUND, ()
-    yield "overhead", True, AS_USER, ()
-    for layer in layers:
-        yield "layers", False, layer.key, (layer,)
-    for encoding, chain in networks.items():
-        yield "networks", True, encoding, chain
+    measurements = Measurements(space.name, device)
+    if partial is not None and partial.exists():
+        measurements = Measurements.resume(partial, space.name, device)
+        run.say(f"going on from {partial}")
+    wanted: list[tuple[str, Sequence[Layer]]] = [(f"overhead/{BOUND}", ()), (f"overhead/{AS_USER}", ())]
+    wanted += [(f"layers/{layer.key}", (layer,)) for layer in layers]
+    wanted += [(f"networks/{encoding}", space.layers(encoding)) for encoding in networks]
+    items = [
+        Item(
+            name, 4 * sum(layer.params for layer in chain), _builder(chain, setup),
+            as_user=name.startswith("networks/") or name == f"overhead/{AS_USER}",
+        )
+        for name, chain in wanted
+    ]  # fmt: skip
+    plan = Plan(rounds=run.rounds, stop_after_s=run.stop_after_s, min_rounds=run.min_rounds)
+    if not measurements.measure(items, setup, plan, _probe_model, save_to=partial, progress=run.progress, **hooks):
+        raise LatencyTableError(f"stopped after {run.stop_after_s:g} s; run the same command to go on")
+    return measurements
 
 
 def _builder(chain: Sequence[Layer], setup: Setup) -> Callable[[], bytes]:
@@ -223,10 +198,10 @@ def to_table(
         raise LatencyTableError(f"measurements of {measurements.device.get('name')} hold no finished layer; run on")
     # Layers measured now join those measured before at the clock that held then.
     clock = float((base.host_load or {}).get("clock_probe_ms", 0) if base and base.layers else 0)
-    clock = clock or kit_script.median_clock(measurements.layers)
+    clock = clock or median_clock(measurements.layers)
 
     def ms(samples: list[Sample]) -> float:
-        return kit_script.lower_quartile(kit_script.at_clock(samples, clock))
+        return lower_quartile(at_clock(samples, clock))
 
     between_layers = ms(measurements.overhead[BOUND])
     layers = dict(base.layers) if base else {}
@@ -234,8 +209,8 @@ def to_table(
         net = ms(samples) - between_layers
         if net < LEAST_MS:
             logger.warning("layer %s is no slower than an empty session; it counts as %g ms", key, LEAST_MS)
-        spread = kit_script.spread(kit_script.at_clock(samples, clock))
-        layers[key] = LayerLatency(round(max(net, LEAST_MS), 6), len(samples), round(spread, 4))
+        scatter = spread(at_clock(samples, clock))
+        layers[key] = LayerLatency(round(max(net, LEAST_MS), 6), len(samples), round(scatter, 4))
     known = Device.__dataclass_fields__
     return LatencyTable(
         space=measurements.space,
@@ -250,19 +225,19 @@ def to_table(
 
 
 def implausible_layers(layers: Iterable[Layer], table: LatencyTable) -> list[str]:
-    """Warnings that name entries no device would give: a larger kernel far faster than its smaller twin."""
+    """Warnings that name entries no device would give: a larger kernel far faster than the smaller one."""
     groups: dict[str, list[Layer]] = {}
     for layer in layers:
         if layer.key in table.layers:
             groups.setdefault(re.sub(r"-kernel:\d+", "", layer.key), []).append(layer)
     warnings = []
-    for twins in groups.values():
-        twins.sort(key=lambda layer: layer.kernel_size)
-        for small, large in zip(twins, twins[1:], strict=False):
+    for alike in groups.values():
+        alike.sort(key=lambda layer: layer.kernel_size)
+        for small, large in zip(alike, alike[1:], strict=False):
             fast, slow = table.layers[large.key].ms, table.layers[small.key].ms
-            if fast < TWIN_RATIO * slow:
+            if fast < LARGER_KERNEL_RATIO * slow:
                 warnings.append(
-                    f"layer {large.key} takes {fast:g} ms, its twin with kernel {small.kernel_size} takes {slow:g} ms; "
+                    f"layer {large.key} takes {fast:g} ms, the same with kernel {small.kernel_size} takes {slow:g} ms; "
                     "measure both again"
                 )
     if table.layers and statistics.median(entry.ms for entry in table.layers.values()) < SECONDS_SUSPECTED_BELOW_MS:

@@ -1,4 +1,4 @@
-"""Which whole networks to measure: spread evenly over cost, ends included.
+"""Whole networks to measure, spread evenly over cost, ends included.
 
 Axis letters: B = architectures, D = decisions, E = the two ends.
 """
@@ -21,8 +21,8 @@ NEAREST = 8
 def extreme(space: SearchSpace, cost: Cost) -> Tokens:
     """The cheapest architecture, shape [D]: one decision changed at a time until no change helps.
 
-    Exact where costs of decisions add up, given those that switch others on; a local optimum elsewhere. For the dearest
-    pass a negated cost.
+    Exact where costs of decisions add up, given those that switch others on; a local optimum elsewhere. For the
+    costliest pass a negated cost.
     """
     best_D: Tokens = space.canonical(np.zeros((1, len(space.decisions)), dtype=np.int64))[0]
     best = float(cost(best_D[np.newaxis])[0])
@@ -45,7 +45,7 @@ def spread_pool(space: SearchSpace, cost: Cost, count: int, rng: np.random.Gener
     """Random architectures from one end of the cost axis to the other, shape [count, D].
 
     Uniform samples crowd round the middle; here each takes a share of its decisions, drawn per architecture, from the
-    cheapest or the dearest network.
+    cheapest or the costliest network.
     """
     uniform_BD = space.sample(count, rng)
     ends_ED = np.stack([extreme(space, cost), extreme(space, lambda tokens_BD: -cost(tokens_BD))])

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pnag.models.cost.latency_table import LatencyTable
-from pnag.trainer.latency.fit import Check
+from pnag.trainer.latency.check import Check
 
 
 def scatter(check: Check, table: LatencyTable, path: Path) -> None:

@@ -34,7 +34,7 @@ from pnag.trainer.supernet.weights_file import SupernetWeights
 logger = logging.getLogger(__name__)
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-"""What the official OFA checkpoints were trained with."""
+"""The normalisation that the official OFA checkpoints were trained with."""
 
 TOLERANCE = 1e-4
 """By which ONNX may differ from torch, as a share of the largest logit."""
@@ -99,21 +99,25 @@ class Source:
         Raises:
             TrainingError: if the images have labels that the network cannot give.
         """
-        num_classes = self.supernet.space.layers(_any_encoding(self.supernet.space))[-1].out_channels
-        if images.labels_N.min() < 0 or images.labels_N.max() >= num_classes:
-            raise TrainingError(f"a label is outside 0 to {num_classes - 1}, the network's classes; repair the images")
+        check_labels(images, self.supernet.space.layers(_any_encoding(self.supernet.space))[-1].out_channels)
         is_large = images.pixels_NCHW.shape[-1] > LARGE_IMAGE
         config = ScoreConfig(validation_images=500 if is_large else 5000)
         return Scorer(self.supernet, images, self._num_held_out(images), self.normalise(), config)
 
     def split(self, images: Images) -> tuple[Images, Images]:
-        """What the scorer recalibrates with, and what it measures on."""
+        """The images the scorer recalibrates with, and those it measures on."""
         return images.split(self._num_held_out(images))
 
     def _num_held_out(self, images: Images) -> int:
         if self.num_held_out is not None and images.sha256 == self.images_sha256:
             return self.num_held_out
         return max(1, len(images) // 2)
+
+
+def check_labels(images: Images, num_classes: int) -> None:
+    """Raise TrainingError if a network of so many classes cannot give some label; classes may lack images."""
+    if images.labels_N.min() < 0 or images.labels_N.max() >= num_classes:
+        raise TrainingError(f"a label is outside 0 to {num_classes - 1}, the network's classes; repair the images")
 
 
 def operators_of(network: PlainNetwork) -> list[Operator]:
@@ -178,11 +182,16 @@ def run_onnx(content: bytes, images_NCHW: NDArray[np.float32]) -> NDArray[np.flo
 
 def accuracy_of(content: bytes, images: Images, normalise: Normalise) -> float:
     """Top-1 of an exported network on labelled images, in [0, 1]."""
+    return top1(lambda inputs_NCHW: run_onnx(content, inputs_NCHW.contiguous().numpy()), images, normalise)
+
+
+def top1(logits_of: Callable[[Tensor], NDArray[np.float32] | Tensor], images: Images, normalise: Normalise) -> float:
+    """The share of labelled images that a network gets right, in [0, 1]; in batches, which bound memory."""
     hits = 0
     for start in range(0, len(images), BATCH):
         part = slice(start, start + BATCH)
-        logits = run_onnx(content, normalise(images.pixels_NCHW[part]).contiguous().numpy())
-        hits += int((logits.argmax(1) == images.labels_N[part]).sum())
+        chosen_N = np.asarray(logits_of(normalise(images.pixels_NCHW[part]))).argmax(1)  # noqa: N806
+        hits += int((chosen_N == images.labels_N[part]).sum())
     return hits / len(images)
 
 
@@ -233,7 +242,7 @@ def with_metadata(content: bytes, properties: Mapping[str, str]) -> bytes:
 
 
 def metadata_of(content: bytes) -> dict[str, str]:
-    """What an exported file says of itself."""
+    """The properties that an exported file says of itself."""
     return {prop.key: prop.value for prop in onnx.ModelProto.FromString(content).metadata_props}
 
 

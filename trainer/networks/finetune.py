@@ -18,18 +18,17 @@ from torch import Tensor, nn
 from pnag.models.errors import TrainingError
 from pnag.trainer.checkpoint import Checkpoint, digest
 from pnag.trainer.data.images import Images, Normalise, augment
-from pnag.trainer.networks.export import Source
+from pnag.trainer.networks.export import Source, top1
 from pnag.trainer.progress import SILENT, Progress
 from pnag.trainer.supernet.plain_network import PlainNetwork
 from pnag.trainer.supernet.sandwich import distillation_loss
 
 CURVE_EVERY = 20
-EVALUATED_AT_ONCE = 250
 
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """How a network is trained further."""
+    """Settings of a network's further training."""
 
     epochs: float = 5.0
     """Images seen, in units of the training images."""
@@ -52,7 +51,7 @@ class FinetuneConfig:
 
 @dataclass(frozen=True)
 class Finetuned:
-    """What came of it; accuracies are fractions, on the images held out."""
+    """A network trained further; accuracies are fractions, on the images held out."""
 
     network: PlainNetwork
     accuracy: float
@@ -100,12 +99,7 @@ def finetune(
 @torch.inference_mode()
 def accuracy(network: nn.Module, images: Images, normalise: Normalise) -> float:
     """Top-1 in [0, 1]."""
-    hits = 0
-    for start in range(0, len(images), EVALUATED_AT_ONCE):
-        part = slice(start, start + EVALUATED_AT_ONCE)
-        chosen_N = network.eval()(normalise(images.pixels_NCHW[part])).argmax(1)  # noqa: N806
-        hits += int((chosen_N.numpy() == images.labels_N[part]).sum())
-    return hits / len(images)
+    return top1(network.eval(), images, normalise)
 
 
 def _train(

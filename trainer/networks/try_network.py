@@ -1,61 +1,26 @@
-"""Does an exported network keep its promises here? Its accuracy on images, its time on this machine."""
+"""An exported network beside its promises: its accuracy on images, its time on this machine."""
 
-from dataclasses import dataclass
 from typing import Any
 
-from pnag.models.errors import TrainingError, WeightsError
+from pnag.models.errors import WeightsError
 from pnag.trainer.data.images import Images, Normalise
 from pnag.trainer.latency.fit import network_latency
-from pnag.trainer.latency.kit_script import Item, Plan, Sample, Setup, pinned, processor_name, time_interleaved
-from pnag.trainer.networks.export import accuracy_of, metadata_of, sizes_of
+from pnag.trainer.latency.timing.host import Setup, pinned, processor_name
+from pnag.trainer.latency.timing.rounds import Item, Plan, time_interleaved
+from pnag.trainer.latency.timing.samples import Sample
+from pnag.trainer.networks.export import accuracy_of, check_labels, metadata_of, sizes_of
 
 ROUNDS, SECONDS = 1000, 5.0
-"""At most. A fraction of a second may fall into one slow stretch of the host, and would judge that."""
+"""At most. A fraction of a second may fall into one slow moment of the host, and would judge that."""
 
 
-@dataclass(frozen=True)
-class Trial:
-    """What an exported network does, beside what its file says.
-
-    Attributes:
-        ms: in a good round of single images, what `predicted_latency_ms` aims at.
-        slow_ms: in the slowest stretch of the trial, what `latency_upper_ms` is to cover.
-        accuracy: top-1 on the images, a fraction; None without images.
-    """
-
-    properties: dict[str, str]
-    processor: str
-    ms: float
-    slow_ms: float
-    accuracy: float | None
-    num_images: int
-
-    def report(self) -> dict[str, Any]:
-        """JSON values, in percent and ms; what the file says comes first."""
-        said = {name: self.properties.get(name) for name in ("encoding", "bundle", "device")}
-        upper_ms = float(self.properties["latency_upper_ms"])
-        report: dict[str, Any] = {
-            **said,
-            "processor": self.processor,
-            "predicted_latency_ms": float(self.properties["predicted_latency_ms"]),
-            "latency_upper_ms": upper_ms,
-            "latency_ms": round(self.ms, 4),
-            "latency_in_slow_stretches_ms": round(self.slow_ms, 4),
-            "is_within_bound": self.slow_ms <= upper_ms,
-        }
-        if self.accuracy is not None:
-            predicted = float(self.properties["predicted_top1_percent"])
-            report |= {
-                "images": self.num_images,
-                "predicted_top1_percent": predicted,
-                "top1_percent": round(100 * self.accuracy, 2),
-                "top1_difference": round(100 * self.accuracy - predicted, 2),
-            }
-        return report
-
-
-def try_network(content: bytes, images: Images | None) -> Trial:
+def try_network(content: bytes, images: Images | None) -> dict[str, Any]:
     """Run an exported network on one thread: single images for the time, all of them for the accuracy.
+
+    Returns:
+        JSON values, in percent and ms, beside what the file says. `latency_ms` is that of a good round, what
+        `predicted_latency_ms` aims at; `latency_in_slow_stretches_ms` that of the slowest quarter of the trial, what
+        `latency_upper_ms` is to cover.
 
     Raises:
         WeightsError: if the file does not say what it promises, so that there is nothing to compare with.
@@ -72,12 +37,25 @@ def try_network(content: bytes, images: Images | None) -> Trial:
         plan = Plan(rounds=ROUNDS, min_rounds=ROUNDS, stop_after_s=SECONDS)
         time_interleaved([item], Setup(), plan, samples)
     latency = network_latency(item.name, samples[item.name])
-    accuracy = None
-    if images is not None:
-        num_classes = sizes_of(content)[1]
-        if images.labels_N.min() < 0 or images.labels_N.max() >= num_classes:
-            raise TrainingError(f"a label is outside 0 to {num_classes - 1}, the network's classes; repair the images")
-        mean, std = ([float(value) for value in properties[name].split(",")] for name in ("mean", "std"))
-        accuracy = accuracy_of(content, images, Normalise(mean, std))
-    count = 0 if images is None else len(images)
-    return Trial(properties, processor_name(), latency.ms, latency.slow_ms, accuracy, count)
+    upper_ms = float(properties["latency_upper_ms"])
+    report: dict[str, Any] = {
+        **{name: properties.get(name) for name in ("encoding", "bundle", "device")},
+        "processor": processor_name(),
+        "predicted_latency_ms": float(properties["predicted_latency_ms"]),
+        "latency_upper_ms": upper_ms,
+        "latency_ms": round(latency.ms, 4),
+        "latency_in_slow_stretches_ms": round(latency.slow_ms, 4),
+        "is_within_bound": latency.slow_ms <= upper_ms,
+    }
+    if images is None:
+        return report
+    check_labels(images, sizes_of(content)[1])
+    mean, std = ([float(value) for value in properties[name].split(",")] for name in ("mean", "std"))
+    top1_percent = 100 * accuracy_of(content, images, Normalise(mean, std))
+    predicted = float(properties["predicted_top1_percent"])
+    return report | {
+        "images": len(images),
+        "predicted_top1_percent": predicted,
+        "top1_percent": round(top1_percent, 2),
+        "top1_difference": round(top1_percent - predicted, 2),
+    }

@@ -1,7 +1,9 @@
 """OFA's elastic MobileNetV3: one set of weights that every subnet is a slice of.
 
-- Elastic kernel: a 5x5 kernel is the centre of the 7x7 one times a learnt 25x25 matrix, a 3x3 one that of the 5x5.
-- Elastic expand: a narrower block keeps the first channels, so `sort_channels` puts the important ones there.
+The slices are those of Once-for-All (Cai et al. 2020, arXiv 1908.09791, section 3.3):
+
+- Elastic kernel: a 5x5 kernel is the centre of the 7x7 one times a learned 25x25 matrix, a 3x3 one that of the 5x5.
+- Elastic width: a narrower block keeps the first expanded channels, and a smaller squeeze-excite its first ones.
 - Elastic depth: a shallower unit keeps its first blocks.
 
 State-dict names and shapes are those of the official `ofa_mbv3_d234_e346_k357_w1.0` and `w1.2` checkpoints. A forward
@@ -111,16 +113,6 @@ class ElasticSupernet(Supernet):
             shown = "; ".join(sorted(problems)[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
             raise WeightsError(f"{file.name} does not fit {self.space.name}: {shown}")
         self.load_state_dict({**{name: own[name] for name in counters}, **state})
-
-    @torch.no_grad()
-    def sort_channels(self) -> None:
-        """Put each block's important expanded channels first; no output of the widest networks changes.
-
-        Importance is the sum of absolute weights that read the channel in the projection, as in OFA. To be done before
-        narrower networks are trained.
-        """
-        for block in self.blocks[1:]:
-            _sort_block(block[_BLOCK])  # type: ignore[index]
 
     def _slices(self, tokens_D: Tokens) -> Iterator[tuple[Layer, LayerState]]:  # noqa: N803
         """Each layer of an architecture with its slice of the weights."""
@@ -254,31 +246,11 @@ def _elastic_state(tensors: Mapping[str, Tensor], source: str, layer: Layer) -> 
     return state
 
 
-# -- sorting and loading ----------------------------------------------------------------------------------------------
-
-
-def _sort_block(block: nn.Module) -> None:
-    """Permute the expanded channels, and the squeezed ones, by falling importance."""
-    tensors = dict(block.state_dict())
-    weight = tensors["point_linear.conv.conv.weight"]
-    order_E = weight.abs().sum((0, 2, 3)).argsort(descending=True, stable=True)  # noqa: N806
-    for name, tensor in tensors.items():
-        if name.startswith(("inverted_bottleneck", "depth_conv.bn", "depth_conv.conv.conv", "depth_conv.se.fc.expand")):
-            if tensor.dim():
-                tensor.copy_(tensor[order_E])
-        elif name in ("point_linear.conv.conv.weight", "depth_conv.se.fc.reduce.weight"):
-            tensor.copy_(tensor[:, order_E])
-    if "depth_conv.se.fc.expand.weight" in tensors:
-        expand = tensors["depth_conv.se.fc.expand.weight"]
-        order = expand.abs().sum((0, 2, 3)).argsort(descending=True, stable=True)
-        expand.copy_(expand[:, order])
-        for name in ("weight", "bias"):
-            tensor = tensors[f"depth_conv.se.fc.reduce.{name}"]
-            tensor.copy_(tensor[order])
+# -- loading -----------------------------------------------------------------------------------------------------------
 
 
 def _is_newer(name: str) -> bool:
-    """Whether a name is spelled as later versions of OFA's code do: `blocks.1.conv.…`."""
+    """True if a name is spelled as later versions of OFA's code do: `blocks.1.conv.…`."""
     parts = name.split(".")
     return parts[0] == "blocks" and len(parts) > 2 and parts[2] == "conv"
 

@@ -27,14 +27,16 @@ def distillation_loss(logits_NK: Tensor, teacher_NK: Tensor) -> Tensor:  # noqa:
     return nn.functional.cross_entropy(logits_NK, teacher_NK.detach().softmax(1))
 
 
-def sandwich_losses(
+def path_losses(
     supernet: Callable[[Tensor, Tokens], Tensor],
     inputs_NCHW: Tensor,  # noqa: N803
     labels_N: Tensor,  # noqa: N803
     paths_PD: Tokens,  # noqa: N803
     label_smoothing: float = 0.0,
+    *,
+    first_teaches: bool,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(loss, logits) of each path, the first being the teacher of the others.
+    """(loss, logits) of each path: on the labels, or, after the first, on what the first said if it teaches.
 
     One at a time: call `backward` on each before the next is asked for, and only one network's activations are alive.
     Gradients add up over the paths.
@@ -43,8 +45,8 @@ def sandwich_losses(
     for tokens_D in paths_PD:
         logits_NK = supernet(inputs_NCHW, tokens_D)
         if teacher_NK is None:
-            teacher_NK = logits_NK.detach()
             loss = nn.functional.cross_entropy(logits_NK, labels_N, label_smoothing=label_smoothing)
+            teacher_NK = logits_NK.detach() if first_teaches else None
         else:
             loss = distillation_loss(logits_NK, teacher_NK)
         yield loss, logits_NK

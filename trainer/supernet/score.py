@@ -29,7 +29,7 @@ _PART = 50
 
 @dataclass(frozen=True)
 class ScoreConfig:
-    """How many images an architecture is scored with."""
+    """The images that an architecture is scored with."""
 
     recalibration_images: int = 256
     """Of those trained on."""
@@ -121,7 +121,7 @@ def _without_batch_norm(block: nn.Module) -> nn.Module:
 
 
 def _recalibrated(block: nn.Module, images_NCHW: Tensor) -> Tensor:  # noqa: N803
-    """What comes out for the images whose statistics become those of each batch norm."""
+    """A layer's output for the images whose statistics become those of each batch norm."""
     norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0  # nothing is left of what was there
@@ -133,7 +133,7 @@ def _recalibrated(block: nn.Module, images_NCHW: Tensor) -> Tensor:  # noqa: N80
 
 
 def _is_same(left: LayerState, right: LayerState) -> bool:
-    """Whether two layers are the same one, by their weights."""
+    """True if two layers are the same one, by their weights."""
     return left.keys() == right.keys() and all(
         left[name].shape == right[name].shape
         and (left[name].data_ptr() == right[name].data_ptr() or torch.equal(left[name], right[name]))

@@ -1,4 +1,4 @@
-"""What every supernet gives: the outputs of one of its architectures, and that architecture's own weights.
+"""The interface of every supernet: the outputs of one of its architectures, and that architecture's own weights.
 
 Axis letters: N = images, C = channels, H, W = rows and columns, D = decisions of the space.
 """

@@ -8,7 +8,6 @@ Axis letters: N = images, C = channels, H, W = rows and columns, K = classes, P 
 
 import math
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,11 @@ from pnag.models.space.search_space import SearchSpace, Tokens
 from pnag.trainer.checkpoint import Checkpoint, digest
 from pnag.trainer.data.images import Images, Normalise, augment
 from pnag.trainer.progress import SILENT, Progress
-from pnag.trainer.supernet.build import build_supernet
 from pnag.trainer.supernet.distributed import Group
 from pnag.trainer.supernet.elastic import ElasticSupernet
 from pnag.trainer.supernet.precision import check_precision, quickest_precision
-from pnag.trainer.supernet.sandwich import sandwich_losses, sandwich_paths
-from pnag.trainer.supernet.weights_file import SupernetWeights
+from pnag.trainer.supernet.sandwich import path_losses, sandwich_paths
+from pnag.trainer.supernet.weights_file import SupernetWeights, build_supernet
 
 WEIGHTS = "supernet.pt"
 CURVE_EVERY = 20
@@ -40,7 +38,7 @@ PROGRESSIVE = ((0.0, 0.5), (0.45, 0.75), (0.75, 1.0))
 
 @dataclass(frozen=True)
 class SupernetConfig:
-    """How a supernet is trained."""
+    """Settings of a supernet's training."""
 
     epochs: float = 30.0
     """Images seen, in units of the training images."""
@@ -74,7 +72,7 @@ class SupernetConfig:
 
 
 def fair_paths(space: SearchSpace, rng: np.random.Generator) -> Tokens:
-    """As many architectures as the widest decision has options, which together use each option equally, [P, D].
+    """Architectures, as many as the widest decision has options, that together use each option equally, [P, D].
 
     FairNAS's strict fairness: no option is trained more often than another (arXiv 1907.01845).
     """
@@ -89,19 +87,6 @@ def uniform_path(space: SearchSpace, rng: np.random.Generator) -> Tokens:
 
 
 _PATHS = {"fair": fair_paths, "uniform": uniform_path, "sandwich": sandwich_paths}
-
-
-def path_losses(
-    supernet: Callable[[Tensor, Tokens], Tensor],
-    inputs_NCHW: Tensor,  # noqa: N803 (the suffix is the shape)
-    labels_N: Tensor,  # noqa: N803
-    paths_PD: Tokens,  # noqa: N803
-    label_smoothing: float = 0.0,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """(loss, logits) of each path on the labels, one at a time; as `sandwich_losses`, without a teacher."""
-    for tokens_D in paths_PD:
-        logits_NK = supernet(inputs_NCHW, tokens_D)
-        yield nn.functional.cross_entropy(logits_NK, labels_N, label_smoothing=label_smoothing), logits_NK
 
 
 def train_supernet(
@@ -189,11 +174,11 @@ class _Run:
             )
 
     def weights(self) -> dict[str, Tensor]:
-        """What was learnt: the averages if they are kept, else the last."""
+        """The learned weights: the averages if they are kept, else the last."""
         return self.averaged or {name: tensor.detach() for name, tensor in self.supernet.state_dict().items()}
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """The content of a checkpoint."""
         return {
             "supernet": self.supernet.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -243,8 +228,10 @@ class _Run:
             settings["lr"] = config.lr * _schedule(share)
         self.optimizer.zero_grad(set_to_none=True)
         losses, hits = [], []
-        objective = sandwich_losses if self.paths == "sandwich" else path_losses
-        for loss, logits_NK in objective(self._forward, inputs_NCHW, labels_N, paths_PD, config.label_smoothing):
+        for loss, logits_NK in path_losses(
+            self._forward, inputs_NCHW, labels_N, paths_PD, config.label_smoothing,
+            first_teaches=self.paths == "sandwich",
+        ):  # fmt: skip
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.item())
             hits.append((logits_NK.argmax(1) == labels_N).float().mean().item())
@@ -262,7 +249,7 @@ class _Run:
         return logits_NK.float()
 
     def _batch(self, step: int) -> NDArray[np.int64]:
-        """Which images a step sees: each epoch goes through all of them in an order of its own."""
+        """The images that a step sees: each epoch goes through all of them in an order of its own."""
         start = step * self.config.batch_size
         picked: list[int] = []
         while len(picked) < self.config.batch_size:

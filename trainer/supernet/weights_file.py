@@ -1,4 +1,4 @@
-"""`supernet.pt`: the trained weights, and what they were trained on."""
+"""`supernet.pt`: the trained weights, what they were trained on, and the supernet they fit."""
 
 import io
 import pickle
@@ -11,9 +11,11 @@ from torch import Tensor
 
 from pnag.models.errors import WeightsError
 from pnag.models.files import write_atomic
+from pnag.models.space.ofa_mobilenetv3 import OfaMobileNetV3
 from pnag.models.space.search_space import SearchSpace
 from pnag.trainer.data.images import Images, Normalise
-from pnag.trainer.supernet.build import build_supernet
+from pnag.trainer.supernet.elastic import ElasticSupernet
+from pnag.trainer.supernet.single_path import SinglePathSupernet
 from pnag.trainer.supernet.supernet import Supernet
 
 FORMAT_VERSION = 1
@@ -77,7 +79,7 @@ class SupernetWeights:
         return supernet.eval()
 
     def normalise(self) -> Normalise:
-        """What the network sees of an image."""
+        """The preparation of images that the network was trained with."""
         return Normalise(self.mean, self.std)
 
     def check_images(self, images: Images) -> None:
@@ -90,3 +92,12 @@ class SupernetWeights:
             raise WeightsError(
                 "these are not the images that the weights were trained on, so none of them can be told to be held out"
             )
+
+
+def build_supernet(space: SearchSpace) -> Supernet:
+    """The supernet of a space with fresh weights: elastic for OFA's spaces, else one block per choice.
+
+    Raises:
+        SearchSpaceError: if the space has neither.
+    """
+    return ElasticSupernet(space) if isinstance(space, OfaMobileNetV3) else SinglePathSupernet(space)

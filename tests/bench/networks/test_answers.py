@@ -9,7 +9,8 @@ from pnag.bench.networks.answers import MeasuredAnswer, ask, figures, measure_an
 from pnag.models.bundle.bundle import Bundle
 from pnag.models.cost.latency_table import Device
 from pnag.models.errors import LatencyTableError
-from pnag.trainer.latency.kit_script import Setup, describe_device
+from pnag.trainer.latency.measure import Run
+from pnag.trainer.latency.timing.host import Setup, describe_device
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def here(trained: Bundle) -> Bundle:
 
 def test_every_answer_is_measured_once_and_a_break_loses_nothing(here: Bundle, tmp_path: Path) -> None:
     asked = ask(here, 6, seed=1)
-    partial = tmp_path / "answers.partial"
+    path, partial = tmp_path / "bundle", tmp_path / "bundle.answers.partial"
     done: list[int] = []
 
     def stop_early(_: object) -> None:
@@ -30,17 +31,17 @@ def test_every_answer_is_measured_once_and_a_break_loses_nothing(here: Bundle, t
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measure_answers(here, asked, 4, partial, stop_early)
+        measure_answers(here, asked, Run(4, progress=stop_early), path)
     assert partial.exists()
-    measured, _ = measure_answers(here, asked, 4, partial, lambda _: None)
+    measured, _ = measure_answers(here, asked, Run(4), path)
     assert [m.answer for m in measured] == asked
     assert all(0 < m.ms <= m.slow_ms * 1.5 for m in measured)
     assert not partial.exists()
 
 
 def test_another_devices_bundle_is_refused(trained: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(LatencyTableError, match="the bundle is for None, this is"):
-        measure_answers(trained, ask(trained, 2, seed=0), 4, tmp_path / "p", lambda _: None)
+    with pytest.raises(LatencyTableError, match="does not say how it was measured"):
+        measure_answers(trained, ask(trained, 2, seed=0), Run(4), tmp_path / "p")
 
 
 def test_figures_count_what_breaks_budget_and_prediction(trained: Bundle) -> None:

@@ -6,7 +6,7 @@ import pytest
 from pnag.models.cost.latency_table import LatencyTable, NetworkLatency
 from pnag.models.space.search_space import SearchSpace
 from pnag.trainer.latency import drift
-from pnag.trainer.latency.measure import Measurements
+from pnag.trainer.latency.timing.measurements import Measurements
 
 
 def _again(table: LatencyTable, space: SearchSpace, factor: float, **odd: float) -> tuple[list, Measurements]:  # type: ignore[type-arg]

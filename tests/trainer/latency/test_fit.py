@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pnag.models.cost.latency_table import LatencyTable, LayerLatency, NetworkLatency
 from pnag.models.errors import BudgetError, LatencyTableError, MissingLayerError
 from pnag.models.space.search_space import SearchSpace
-from pnag.trainer.latency import fit
+from pnag.trainer.latency import check, fit
 
 TRUE = {"overhead": 1.4, "conv": 0.6, "linear": 0.9, "mbconv": 1.05, "mbconv-se": 0.8}
 
@@ -67,7 +67,7 @@ def test_a_device_k_times_slower_gets_coefficients_k_times_larger(macro_table: L
 
 
 def test_what_the_networks_do_not_tell_stays_at_the_common_scale(ofa_table: LatencyTable) -> None:
-    # Three networks, all noise: nothing can be learnt about five families, so all stay near one factor.
+    # Three networks, all noise: nothing can be learned about five families, so all stay near one factor.
     space, calibrating, _ = fit.choose_networks(ofa_table, 3, 0, seed=0)
     fitted = fit.calibrate(ofa_table, space, _measured(ofa_table, space, calibrating, noise=0.3, seed=5))
     assert fitted.calibration is not None
@@ -149,10 +149,10 @@ def test_a_checks_networks_had_no_part_in_the_fit(macro_table: LatencyTable) -> 
     networks = _measured(macro_table, space, [*calibrating, *bounding])
     fitted = replace(fit.calibrate(macro_table, space, networks[:6]), networks=tuple(networks))
     for seed in range(3):
-        _, fresh = fit.choose_check_networks(fitted, 30, seed)
+        _, fresh = check.choose_check_networks(fitted, 30, seed)
         assert not {*calibrating, *bounding} & set(fresh)
     with pytest.raises(LatencyTableError, match="had a part in the fit"):
-        fit.check(fitted, space, networks[:5])
+        check.check(fitted, space, networks[:5])
 
 
 def test_a_checks_figures_follow_from_their_definitions(macro_table: LatencyTable) -> None:
@@ -160,11 +160,11 @@ def test_a_checks_figures_follow_from_their_definitions(macro_table: LatencyTabl
     networks = _measured(macro_table, space, [*calibrating, *bounding], 0.03)
     fitted = fit.calibrate(macro_table, space, networks[:8])
     fitted = replace(fit.bound(fitted, space, networks[8:], 0.9), networks=tuple(networks))
-    _, fresh = fit.choose_check_networks(fitted, 25, seed=1)
+    _, fresh = check.choose_check_networks(fitted, 25, seed=1)
     measured = _measured(macro_table, space, fresh, 0.05, seed=9)
-    anchors = fit.anchors(fitted)
-    again = [replace(n, ms=1.07 * n.ms) for n in networks if n.architecture in anchors]
-    found = fit.check(fitted, space, measured, again)
+    again_too = check.fixed_points(fitted)
+    again = [replace(n, ms=1.07 * n.ms) for n in networks if n.architecture in again_too]
+    found = check.check(fitted, space, measured, again)
     predicted = fit.predict(fitted, space, fresh)
     errors = predicted / np.array([n.ms for n in measured]) - 1
     slow = np.array([n.slow_ms for n in measured])
@@ -177,8 +177,8 @@ def test_a_checks_figures_follow_from_their_definitions(macro_table: LatencyTabl
     assert "0.99" not in found.figures["over_bound_percent"]
     assert found.figures["host_shift_percent"] == pytest.approx(7.0, abs=0.01)
     assert found.figures["macs_only"]["mape_percent"] > found.figures["mape_percent"]
-    assert len(anchors) == 3
-    assert anchors[0] == min(networks, key=lambda n: n.ms).architecture
+    assert len(again_too) == 3
+    assert again_too[0] == min(networks, key=lambda n: n.ms).architecture
 
 
 def test_a_networks_latency_is_a_good_round_and_a_slow_one() -> None:

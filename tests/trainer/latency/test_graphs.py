@@ -8,7 +8,7 @@ from pnag.models.errors import SearchSpaceError
 from pnag.models.space.layers import Layer
 from pnag.models.space.search_space import SearchSpace
 from pnag.trainer.latency import graphs
-from pnag.trainer.latency.kit_script import make_weights
+from pnag.trainer.latency.timing.rounds import make_weights
 
 
 def _macs_and_stored(model: onnx.ModelProto) -> tuple[int, int]:
@@ -31,7 +31,7 @@ def _macs_and_stored(model: onnx.ModelProto) -> tuple[int, int]:
 def test_a_layers_graph_does_the_work_that_the_layer_counts(name: str, request: pytest.FixtureRequest) -> None:
     space: SearchSpace = request.getfixturevalue(name)
     for layer in space.distinct_layers()[::2]:
-        model = graphs.layer_graph(layer)
+        model = graphs.chain_graph([layer])
         macs, stored = _macs_and_stored(model)
         assert macs == layer.macs, layer.key
         # Batch norm is folded: its scale and shift per channel become one bias.
@@ -85,7 +85,7 @@ def test_a_layers_graph_computes_what_the_layer_is(ofa_224: SearchSpace, macro: 
         kinds.setdefault(shape, layer)
     assert len(kinds) > 12
     for layer in kinds.values():
-        model = graphs.layer_graph(layer, batch_size=2)
+        model = graphs.chain_graph([layer], batch_size=2)
         session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         rng = np.random.default_rng(0)
         image = rng.standard_normal((2, layer.in_channels, layer.input_size, layer.input_size), dtype=np.float32)
@@ -98,7 +98,7 @@ def test_a_layers_graph_computes_what_the_layer_is(ofa_224: SearchSpace, macro: 
 def test_a_network_is_its_layers_in_a_row(ofa_224: SearchSpace) -> None:
     encoding = ofa_224.encode(ofa_224.sample(1, np.random.default_rng(3))[0])
     network = graphs.network_graph(ofa_224, encoding)
-    alone = [graphs.layer_graph(layer) for layer in ofa_224.layers(encoding)]
+    alone = [graphs.chain_graph([layer]) for layer in ofa_224.layers(encoding)]
     assert [n.op_type for n in network.graph.node] == [n.op_type for model in alone for n in model.graph.node]
     assert [list(w.dims) for w in network.graph.initializer] == [
         list(w.dims) for model in alone for w in model.graph.initializer
@@ -200,7 +200,7 @@ def test_int8_graphs_hold_int8_weights_and_stay_close_to_fp32(macro: SearchSpace
     from pnag.trainer.latency.quantize import quantize
 
     layer = next(x for x in macro.distinct_layers() if x.kind == "mbconv" and x.has_residual)
-    model = graphs.layer_graph(layer)
+    model = graphs.chain_graph([layer])
     quantised = quantize(model)
     loaded = onnx.load_from_string(quantised)
     kinds = {node.op_type for node in loaded.graph.node}

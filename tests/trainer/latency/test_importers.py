@@ -13,7 +13,8 @@ from pnag.models.space.layers import Layer
 from pnag.models.space.registry import get_space
 from pnag.models.space.search_space import SearchSpace
 from pnag.trainer.latency import importers
-from pnag.trainer.latency.measure import Measurements, to_table
+from pnag.trainer.latency.measure import to_table
+from pnag.trainer.latency.timing.measurements import Measurements
 
 
 @pytest.fixture(scope="session")

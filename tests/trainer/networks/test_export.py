@@ -24,10 +24,9 @@ from pnag.service.app import create_app
 from pnag.service.settings import Settings
 from pnag.trainer.data.images import Images
 from pnag.trainer.networks import export
-from pnag.trainer.supernet.build import build_supernet
 from pnag.trainer.supernet.plain_network import PlainNetwork
 from pnag.trainer.supernet.supernet import subnet
-from pnag.trainer.supernet.weights_file import SupernetWeights
+from pnag.trainer.supernet.weights_file import SupernetWeights, build_supernet
 
 SPACE = get_space("nas-bench-macro")
 ENCODING = "02012100"

@@ -13,7 +13,7 @@ from pnag.trainer.checkpoint import CHECKPOINT, Checkpoint
 from pnag.trainer.data.images import Images
 from pnag.trainer.networks.export import Source
 from pnag.trainer.networks.finetune import FinetuneConfig, Finetuned, finetune
-from pnag.trainer.supernet.build import build_supernet
+from pnag.trainer.supernet.weights_file import build_supernet
 
 ENCODING = "121"
 CONFIG = FinetuneConfig(epochs=12, batch_size=16, lr=0.05, shift=0)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pnag.models.space.registry import get_space
-from pnag.trainer.supernet.build import build_supernet
-from pnag.trainer.supernet.sandwich import distillation_loss, sandwich_losses, sandwich_paths
+from pnag.trainer.supernet.sandwich import distillation_loss, path_losses, sandwich_paths
+from pnag.trainer.supernet.weights_file import build_supernet
 
 SPACE = get_space("ofa-mobilenetv3-w1.0")
 
@@ -51,7 +51,7 @@ def test_a_few_steps_teach_all_sizes_on_tiny_data() -> None:
         optimizer.zero_grad()
         paths = sandwich_paths(SPACE, np.random.default_rng(step), num_random=1)
         losses = []
-        for loss, logits in sandwich_losses(supernet, images_NCHW, labels_N, paths):
+        for loss, logits in path_losses(supernet, images_NCHW, labels_N, paths, first_teaches=True):
             assert logits.shape == (8, 1000)
             loss.backward()
             losses.append(torch.nn.functional.cross_entropy(logits, labels_N).item())

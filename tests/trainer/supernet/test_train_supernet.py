@@ -206,8 +206,8 @@ def test_processes_killed_at_random_points_end_with_the_same_bits(tmp_path: Path
     def start(out: Path) -> "subprocess.Popen[bytes]":
         command = [
             sys.executable, *launcher, "-m", "pnag", "supernet", "train", "--space", "nas-bench-macro",
-            "--images", str(images), "--out", str(out), "--val-images", "10", "--batch-size", "10", "--epochs", "4",
-            "--checkpoint-minutes", "0", "--threads", "1",
+            "--images", str(images), "--out", str(out), "--validation-images", "10", "--batch-size", "10",
+            "--epochs", "4", "--checkpoint-minutes", "0", "--threads", "1",
         ]  # fmt: skip
         return subprocess.Popen(command, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 

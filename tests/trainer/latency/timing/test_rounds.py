@@ -14,10 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pnag.trainer.latency import kit_script
-from pnag.trainer.latency.kit_script import Item, Plan, Sample, SetupError, time_interleaved
+from pnag.models.errors import LatencyTableError
+from pnag.trainer.latency.timing.host import Setup
+from pnag.trainer.latency.timing.rounds import Item, Plan, is_done, open_session, time_interleaved
+from pnag.trainer.latency.timing.samples import Sample, at_clock, lower_quartile
 
-SETUP = kit_script.Setup()
+SETUP = Setup()
 
 
 def _items(count: int, size_bytes: int = 0) -> list[Item]:
@@ -49,7 +51,7 @@ def test_a_slow_spell_costs_each_item_a_few_rounds_and_moves_no_result(fake_sess
     sessions = fake_sessions(duration)
     time_interleaved(_items(5), SETUP, Plan(rounds=40, min_rounds=40), samples, open_item=sessions.open)
     for name, rounds in samples.items():
-        assert kit_script.lower_quartile(kit_script.at_clock(rounds, 1.0)) == pytest.approx(true_ms[name])
+        assert lower_quartile(at_clock(rounds, 1.0)) == pytest.approx(true_ms[name])
 
 
 def test_the_clock_probe_takes_out_what_the_clock_did(fake_sessions: Callable[..., object]) -> None:
@@ -67,7 +69,7 @@ def test_the_clock_probe_takes_out_what_the_clock_did(fake_sessions: Callable[..
     for rounds in samples.values():
         raw = [ms for ms, _ in rounds]
         assert max(raw) / min(raw) > 1.3
-        np.testing.assert_allclose(kit_script.at_clock(rounds, reference), 2.0, rtol=0.02)
+        np.testing.assert_allclose(at_clock(rounds, reference), 2.0, rtol=0.02)
 
 
 def test_a_clock_that_changes_during_a_visit_is_not_believed(fake_sessions: Callable[..., object]) -> None:
@@ -83,7 +85,7 @@ def test_a_clock_that_changes_during_a_visit_is_not_believed(fake_sessions: Call
         open_item=sessions.open,
     )
     assert {clock for _, clock in samples["item0"]} == {0.0}
-    assert kit_script.at_clock(samples["item0"], 5.0) == [1.0] * 20
+    assert at_clock(samples["item0"], 5.0) == [1.0] * 20
 
 
 @given(
@@ -93,10 +95,10 @@ def test_a_clock_that_changes_during_a_visit_is_not_believed(fake_sessions: Call
 )
 def test_scaling_follows_from_the_definition(times: list[float], clock: float, factor: float) -> None:
     samples = [(ms, clock) for ms in times]
-    np.testing.assert_allclose(kit_script.at_clock(samples, clock * factor), [ms * factor for ms in times])
+    np.testing.assert_allclose(at_clock(samples, clock * factor), [ms * factor for ms in times])
     # A machine twice as slow, probe included, gives the same figures.
     slower = [(2 * ms, 2 * c) for ms, c in samples]
-    np.testing.assert_allclose(kit_script.at_clock(slower, clock), kit_script.at_clock(samples, clock))
+    np.testing.assert_allclose(at_clock(slower, clock), at_clock(samples, clock))
 
 
 def test_steady_items_stop_early_and_noisy_ones_go_on(fake_sessions: Callable[..., object]) -> None:
@@ -112,7 +114,7 @@ def test_steady_items_stop_early_and_noisy_ones_go_on(fake_sessions: Callable[..
 @given(rounds=st.integers(1, 6), min_rounds=st.integers(0, 6), done=st.integers(0, 7))
 def test_any_plan_can_tell_whether_it_is_done(rounds: int, min_rounds: int, done: int) -> None:
     samples = [(1.0 + i, 0.0) for i in range(done)]
-    assert kit_script.is_done(samples, Plan(rounds=rounds, min_rounds=min_rounds)) is (done >= rounds)
+    assert is_done(samples, Plan(rounds=rounds, min_rounds=min_rounds)) is (done >= rounds)
 
 
 def test_stopping_and_going_on_measures_nothing_twice(fake_sessions: Callable[..., object]) -> None:
@@ -159,8 +161,10 @@ def test_progress_ends_at_its_total_whatever_stops_early(fake_sessions: Callable
 
 def test_an_execution_provider_that_is_not_there_is_named_with_those_that_are() -> None:
     item = Item("item", 0, lambda: b"")
-    with pytest.raises(SetupError, match=r"'TpuExecutionProvider' is not in this onnxruntime.*CPUExecutionProvider"):
-        kit_script.open_session(item, kit_script.Setup(execution_provider="TpuExecutionProvider"))
+    with pytest.raises(
+        LatencyTableError, match=r"'TpuExecutionProvider' is not in this onnxruntime.*CPUExecutionProvider"
+    ):
+        open_session(item, Setup(execution_provider="TpuExecutionProvider"))
 
 
 def test_a_session_keeps_the_tensors_it_is_bound_to() -> None:
@@ -169,7 +173,7 @@ def test_a_session_keeps_the_tensors_it_is_bound_to() -> None:
 
     from pnag.trainer.latency.graphs import empty_graph
 
-    run = kit_script.open_session(Item("x", 0, lambda: empty_graph().SerializeToString()), SETUP)
+    run = open_session(Item("x", 0, lambda: empty_graph().SerializeToString()), SETUP)
     assert run() > 0
     held = [cell.cell_contents for cell in run.__closure__ or ()]
     held += [part for entry in held if isinstance(entry, tuple) for part in entry]
@@ -179,22 +183,22 @@ def test_a_session_keeps_the_tensors_it_is_bound_to() -> None:
 def test_a_killed_process_keeps_its_rounds_and_the_next_goes_on(tmp_path: Path) -> None:
     script = textwrap.dedent(
         """
-        import sys, time
+        import random, sys, time
         from pathlib import Path
         from pnag.models.space.registry import get_space
-        from pnag.trainer.latency import kit_script, measure
-        kit_script.SAVE_EVERY_S = 0.0
-        space, path = get_space("nas-bench-macro"), Path(sys.argv[1])
-        found = measure.Measurements.load(path) if path.exists() else measure.Measurements(space.name, {"name": "x"})
+        from pnag.trainer.latency import measure
+        from pnag.trainer.latency.timing import rounds
+        from pnag.trainer.latency.timing.host import Setup
+        rounds.SAVE_EVERY_S = 0.0
         def open_item(item, setup):
             def run():
-                time.sleep(0.0005)
-                return float(len(item.name) + len(found.layers.get(item.name, ())))
+                time.sleep(0.0002)
+                return 1 + random.random()
             return run
-        plan = kit_script.Plan(rounds=30, min_rounds=30, runs_per_round=1)
-        done = measure.measure(found, kit_script.Setup(), plan, layers=space.distinct_layers(), save_to=path,
-                               open_item=open_item, probe=None)
-        print(done)
+        space, how = get_space("nas-bench-macro"), measure.Run(30, min_rounds=30)
+        found = measure.measure(space, {"name": "x"}, Setup(), how, layers=space.distinct_layers(),
+                                partial=Path(sys.argv[1]), open_item=open_item, probe=None)
+        print(found.is_complete)
         """
     )
     path = tmp_path / "measurements.json"
@@ -207,7 +211,7 @@ def test_a_killed_process_keeps_its_rounds_and_the_next_goes_on(tmp_path: Path) 
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
-    from pnag.trainer.latency.measure import Measurements
+    from pnag.trainer.latency.timing.measurements import Measurements
 
     kept = Measurements.load(path)
     assert not kept.is_complete
