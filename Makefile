@@ -99,11 +99,11 @@ docs: $(VENV)/.dev.stamp $(VENV)/.docs.stamp $(VENV)/.project.stamp ## the docum
 	"$(PYTHON)" scripts/reference.py --check
 	NO_MKDOCS_2_WARNING=1 "$(VENV)/bin/mkdocs" build --strict --quiet
 
-e2e: ## build the image, bring the whole stack up, break it, see it hold (Linux; root where no container engine runs)
-	deploy/e2e/run.sh
+e2e: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## build the image, bring the whole stack up, break it, see it hold (Linux; root where no container engine runs)
+	PYTHON="$(abspath $(PYTHON))" deploy/e2e/run.sh
 
-load: ## measure the stack and soak it for ten minutes, into docs/load.md (SOAK_S=600)
-	deploy/e2e/load.sh
+load: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## measure the stack and soak it for ten minutes, into runs/bench/serve/stack (SOAK_S=600)
+	PYTHON="$(abspath $(PYTHON))" deploy/e2e/load.sh
 
 sbom: ## list what is in the image, into build/
 	deploy/sbom.sh

@@ -22,6 +22,7 @@ _Table = Annotated[
     Path | None, typer.Option("--latency-table", help="The cost, in ms; without it, the cost is MACs, in millions.")
 ]
 _Truth = Annotated[Path | None, typer.Option(help="Records of the whole space: adds the true regret.")]
+_Key = Annotated[str, typer.Option(help="An API key of the service.")]
 _Out = Annotated[Path, typer.Option(help="A folder for results; what is there already is not run again.")]
 
 
@@ -243,12 +244,18 @@ def serve(
     environments: Annotated[
         Path, typer.Option(help="Where LitServe, BentoML and MLServer are installed, each by itself: 2 GB.")
     ] = Path("runs/serving-environments"),
+    url: Annotated[
+        list[str] | None, typer.Option(help="Ask only this running service of the bundle, NAME=ADDRESS; repeatable.")
+    ] = None,
+    key: _Key = "",
     as_json: _Json = False,
 ) -> None:
     """Our service beside a hello world, LitServe, BentoML and MLServer under wrk: 6 minutes (needs `wrk`)."""
     import shutil
 
-    from pnag.bench.serving.compare import Load, check_kserve, compare_serving, draw_serving, serving_markdown
+    from pnag.bench.serving.compare import check_kserve, compare_serving, compare_urls
+    from pnag.bench.serving.report import draw_serving, serving_markdown
+    from pnag.bench.serving.wrk import Load
     from pnag.models.files import to_json, write_atomic
     from pnag.trainer.progress import show_progress
 
@@ -256,9 +263,13 @@ def serve(
         raise typer.BadParameter("`wrk` is not installed; apt-get install wrk, or brew install wrk")
     load = Load(rounds, seconds, connections, candidates)
     with show_progress() as progress:
-        report = compare_serving(bundle, load, environments, progress, only or ())
-        if not only:
-            report["kserve"] = check_kserve(bundle, environments)
+        if url:
+            urls = {name: address for name, _, address in (one.partition("=") for one in url)}
+            report = compare_urls(bundle, load, urls, key, progress)
+        else:
+            report = compare_serving(bundle, load, environments, progress, only or ())
+            if not only:
+                report["kserve"] = check_kserve(bundle, environments)
     text = serving_markdown(report)
     write_atomic(out / "serve.json", to_json(report))
     write_atomic(out / "serve.md", text)
@@ -272,15 +283,25 @@ def soak(
     out: Annotated[Path, typer.Option(help="A folder for soak.json and soak.md.")],
     minutes: Annotated[float, typer.Option(min=0.2, help="How long.")] = 10,
     per_s: Annotated[float, typer.Option(min=1, help="Requests per second.")] = 40,
+    url: Annotated[str | None, typer.Option(help="Ask this running service of the bundle instead.")] = None,
+    key: _Key = "",
+    pid: Annotated[list[int] | None, typer.Option(help="A process of that service, to watch; repeatable.")] = None,
     as_json: _Json = False,
 ) -> None:
     """Load one worker for minutes with all kinds of requests and reloads, and say whether its memory stays flat."""
-    from pnag.bench.serving.soak import soak, soak_markdown
+    from pnag.bench.serving.report import soak_markdown
+    from pnag.bench.serving.soak import soak, soak_url
+    from pnag.models.bundle.bundle import Bundle
     from pnag.models.files import to_json, write_atomic
     from pnag.trainer.progress import show_progress
 
+    if url and not pid:
+        raise typer.BadParameter("says which processes to watch", param_hint="--pid")
     with show_progress() as progress:
-        report = soak(bundle, minutes * 60, per_s, progress)
+        if url:
+            report = soak_url(Bundle.load(bundle), minutes * 60, per_s, url, key, pid or (), progress)
+        else:
+            report = soak(bundle, minutes * 60, per_s, progress)
     write_atomic(out / "soak.json", to_json(report))
     write_atomic(out / "soak.md", text := soak_markdown(report))
     _print(report, as_json, text)
@@ -295,7 +316,8 @@ def faults(
     as_json: _Json = False,
 ) -> None:
     """Kill Redis, swap bundles, end replicas, ask too much, all under load, and count what failed (5 minutes)."""
-    from pnag.bench.serving.faults import all_faults, faults_markdown
+    from pnag.bench.serving.faults import all_faults
+    from pnag.bench.serving.report import faults_markdown
     from pnag.models.files import to_json, write_atomic
     from pnag.trainer.progress import show_progress
 
@@ -306,6 +328,28 @@ def faults(
     _print(report, as_json, text)
     if any(report[part]["failed"] for part in ("redis_killed", "bundles_swapped", "replicas_ended")):
         raise typer.Exit(1)
+
+
+@app.command(epilog="Example: pnag bench traffic http://localhost:8000 --seconds 10")
+def traffic(
+    url: Annotated[str, typer.Argument(help="Address of a running service.")],
+    key: _Key = "",
+    connections: Annotated[int, typer.Option(min=1, help="Each asks again when it was answered.")] = 4,
+    seconds: Annotated[float, typer.Option(help="How long.")] = 60,
+    until: Annotated[Path | None, typer.Option(help="End as soon as this file is there.")] = None,
+    pause_s: Annotated[float, typer.Option(help="Between an answer and the next request.")] = 0,
+    fresh_every: Annotated[int, typer.Option(help="1: all budgets differ; 5: every fifth; 0: none.")] = 1,
+    seed: Annotated[int, typer.Option(help="Another order of budgets.")] = 0,
+    allow: Annotated[list[int] | None, typer.Option(help="A status beside 200 that is no failure; repeatable.")] = None,
+) -> None:
+    """Ask a running service for budgets, and count what came back, as JSON: a witness, not a benchmark."""
+    from pnag.bench.serving.traffic import traffic
+
+    found = traffic(
+        url, key, seconds, connections, until=until, pause_s=pause_s, fresh_every=fresh_every, seed=seed,
+        allowed=allow or (),
+    )  # fmt: skip
+    _print(found, True, "")
 
 
 @app.command(epilog="Example: pnag bench serving-page --results runs/bench/serve --out docs/benchmarks-serving.md")

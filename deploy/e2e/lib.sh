@@ -6,6 +6,7 @@
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 CACHE=${PNAG_E2E_CACHE:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/pnag-e2e}
+PYTHON=${PYTHON:-$ROOT/.venv/bin/python} # of an environment with the extra `bench`; make test has made one
 NO_ENGINE=77 # exit code: nothing was tested, because no engine can be started
 export PIP_DISABLE_PIP_VERSION_CHECK=1 COMPOSE_PROGRESS=quiet
 . "$ROOT/deploy/e2e/standins.sh"
@@ -197,4 +198,6 @@ metric() { # address, regular expression of a sample's name and labels: the sum 
   curl -fsS -m 5 "http://$1:9000/metrics" | awk -v sample="$2" '$0 !~ /^#/ && $0 ~ "^" sample { sum += $NF; found = 1 } END { if (found) print sum; else print "absent" }'
 }
 
-traffic() { python3 "$ROOT/deploy/e2e/traffic.py" "$@"; }
+# Not `python -m pnag`: the current folder holds the stack's own copy, which has no bench.
+bench() { "${PYTHON%/*}/pnag" bench "$@"; }
+traffic() { bench traffic "$@"; }
