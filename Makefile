@@ -18,6 +18,9 @@ LOCK_FLAGS ?=
 export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+# What `make check` gives to shellcheck.
+SHELL_SCRIPTS = .ci/run deploy/image/install-bundle deploy/image/pnag $(wildcard deploy/*.sh deploy/*/*.sh)
+
 PYTHON := $(VENV)/bin/python
 UV := $(shell command -v uv 2>/dev/null)
 # uv does not read pip's configuration; the one thing taken over is where to look for wheels besides the index.
@@ -56,22 +59,27 @@ test: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## all tests but the slow ones (
 coverage: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## the tests again, with the branches they miss
 	"$(PYTHON)" -m pytest --cov --cov-branch --cov-report=term-missing:skip-covered $(ARGS)
 
-check: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## format, lint, types, import rules, spelling; changes nothing
+check: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## format, lint, types, imports, dependencies, spelling, shell; changes nothing
 	"$(VENV)/bin/ruff" format --check
 	"$(VENV)/bin/ruff" check
 	"$(PYTHON)" -m mypy
 	"$(VENV)/bin/lint-imports" --no-logo
 	"$(VENV)/bin/codespell"
+	"$(VENV)/bin/deptry" .
+	"$(VENV)/bin/shellcheck" $(SHELL_SCRIPTS)
+	"$(VENV)/bin/oxfmt" --check service/web/*.js
+	"$(VENV)/bin/oxlint" --deny-warnings service/web/*.js
 
 format: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## rewrite the code as check wants it
 	"$(VENV)/bin/ruff" format
 	"$(VENV)/bin/ruff" check --fix
+	"$(VENV)/bin/oxfmt" --write service/web/*.js
 
 train: $(VENV)/.train.stamp $(VENV)/.project.stamp ## train the bundle that ships, into $TRAIN_OUT (about a minute on one core)
 	"$(VENV)/bin/pnag" train --space ofa-mobilenetv3-w1.0 --records "$(PNAG_DATA)/ofa_mbv3_w1.0_r224_imagenet.csv" \
 		--latency-table "$(LATENCY_TABLE)" --dataset ImageNet --out "$(TRAIN_OUT)"
 
-bench: $(VENV)/.train.stamp $(VENV)/.project.stamp ## write docs/benchmarks.md: hours on two cores; what $BENCH_OUT has is not run again
+bench: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## write docs/benchmarks.md: hours on two cores; what $BENCH_OUT has is not run again
 	@test -e "$(BENCH_OUT)/i7-8700K.json" || "$(VENV)/bin/pnag" latency import "$(PNAG_DATA)/i7-8700K_lut.yaml" \
 		--space ofa-mobilenetv3-w1.0 --only resolution=224 --device-name "Intel i7-8700K, 1 core" --out "$(BENCH_OUT)/i7-8700K.json"
 	$(BENCH_MACRO) --out "$(BENCH_OUT)/macro-macs" $(ARGS)

@@ -48,6 +48,7 @@ enter() {
   make_standins
   say "stand-ins for the base and server images are made (root file systems kept in the cache folder)"
   # Word for word, but for what this machine needs: its own base image, and its network for pip.
+  # shellcheck disable=SC2329  # the blocks of the documents call it
   docker() {
     if [ "$1" = build ]; then shift; command docker build --network=host --build-arg BASE="$BASE" \
       --build-arg TORCH_FLAGS="${TORCH_FLAGS:-}" "$@" >"$WORK/build.log" 2>&1 ||
@@ -171,9 +172,9 @@ follow() {
 check_all_followed() {
   local file name
   for file in deploy.md runbook.md; do
-    for name in $(sed -n 's/^<!-- run: \(.*\) -->$/\1/p' "$ROOT/docs/$file"); do
+    while read -r name; do
       [[ $name == train* ]] || grep -qxF "$file:$name" "$WORK/followed" || fail "docs/$file: block $name was not run"
-    done
+    done < <(sed -n 's/^<!-- run: \(.*\) -->$/\1/p' "$ROOT/docs/$file")
   done
 }
 
