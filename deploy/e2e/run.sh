@@ -47,10 +47,10 @@ say "Refusals"
 if output=$(docker compose up --detach 2>&1); then fail "compose started without secrets"; fi
 grep -q 'make_env.sh' <<<"$output" || fail "the message does not say what to do: $output"
 ok "without secrets compose stops, and says how to make them"
-if output=$(docker run --rm --network none pnag:0.1.0 2>&1); then fail "an open service started"; fi
+if output=$(docker run --rm --network none "$IMAGE" 2>&1); then fail "an open service started"; fi
 grep -q 'PNAG_API_KEYS' <<<"$output" || fail "$output"
 ok "without keys the image refuses to be open to everybody"
-if output=$(docker run --rm --network none -e PNAG_ALLOW_ANONYMOUS=true -e PNAG_BUNDLES=/bundles pnag:0.1.0 2>&1); then fail "it started without a bundle"; fi
+if output=$(docker run --rm --network none -e PNAG_ALLOW_ANONYMOUS=true -e PNAG_BUNDLES=/bundles "$IMAGE" 2>&1); then fail "it started without a bundle"; fi
 grep -q 'no bundle in' <<<"$output" || fail "$output"
 ok "with nothing but an empty bundle volume it does not start, and says so"
 
@@ -75,8 +75,8 @@ find_replicas
 
 size() { docker image inspect -f '{{.Size}}' "$1" | awk '{ printf "%d", $1 / 1e6 }'; }
 if [ -n "${BASE:-}" ]; then base_mb=$(size "$BASE"); else base_mb=0; fi
-total_mb=$(size pnag:0.1.0)
-[ "$(docker image inspect -f '{{.Config.User}}' pnag:0.1.0)" = 10001:10001 ] || fail "the image runs as root"
+total_mb=$(size "$IMAGE")
+[ "$(docker image inspect -f '{{.Config.User}}' "$IMAGE")" = 10001:10001 ] || fail "the image runs as root"
 if docker compose exec -T pnag sh -c 'touch /app/x' 2>/dev/null; then fail "the root file system can be written"; fi
 docker compose exec -T pnag python - <<'PY' || fail "what should not be in the image is"
 import importlib.util, shutil
