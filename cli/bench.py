@@ -51,7 +51,7 @@ def front(
     as_json: _Json = False,
 ) -> None:
     """Compare our generator with every method of the paper, on the same evaluator and the same number of calls."""
-    from pnag.bench.search.methods import METHODS
+    from pnag.bench.search.methods.registry import METHODS
 
     names = list(METHODS) if methods is None else [name.strip() for name in methods.split(",")]
     unknown = [name for name in names if name not in METHODS]

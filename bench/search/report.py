@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pnag.bench.search.front import CLIFF_FRACTION, Answers, Reference, score
-from pnag.bench.search.methods import METHODS
+from pnag.bench.search.methods.registry import METHODS
 from pnag.bench.search.problem import Problem
 
 _COLUMNS = (

@@ -13,7 +13,7 @@ from pnag.models.bundle.bundle import Bundle
 from pnag.service.contract.bodies import answer_body
 
 
-class Generator:
+class ServedBundle:
     """One loaded bundle, one thread, as our own service has it."""
 
     def __init__(self) -> None:
