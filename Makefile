@@ -44,10 +44,10 @@ INSTALL_TORCH = $(INSTALL) $(TORCH_FLAGS) --requirement requirements/torch.txt
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: e2e load sbom help serve test coverage check format train bench screenshots docs lock clean distclean
+.PHONY: e2e load sbom help serve test test-fast coverage check format train bench screenshots docs lock clean distclean
 
 help: ## this list
-	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1 - \2/p' $(firstword $(MAKEFILE_LIST)) | awk -F' - ' '{ printf "%-18s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1 - \2/p' $(firstword $(MAKEFILE_LIST)) | awk -F' - ' '{ printf "%-18s %s\n", $$1, $$2 }'
 	@echo "  Variables: PORT=$(PORT) PY=$(PY) VENV=$(VENV) PNAG_DATA=$(PNAG_DATA)"
 
 serve: $(VENV)/.serve.stamp $(VENV)/.project.stamp ## answer budgets on http://localhost:$PORT; installs no torch
@@ -56,8 +56,12 @@ serve: $(VENV)/.serve.stamp $(VENV)/.project.stamp ## answer budgets on http://l
 test: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## all tests but the slow ones (ARGS="-m slow" for those)
 	"$(PYTHON)" -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
-coverage: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## the tests again, with the branches they miss
-	"$(PYTHON)" -m pytest --cov --cov-branch --cov-report=term-missing:skip-covered $(ARGS)
+test-fast: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## the tests that need no browser, no process and no training: half a minute
+	"$(PYTHON)" -m pytest --numprocesses auto --hypothesis-profile fast -m fast $(ARGS)
+
+coverage: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## the tests again, with the branches they miss, against the floors
+	"$(PYTHON)" -m pytest --numprocesses auto --dist loadfile --cov --cov-branch --cov-report=term-missing:skip-covered $(ARGS)
+	"$(PYTHON)" scripts/coverage_floors.py
 
 check: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## format, lint, types, imports, dependencies, spelling, shell; changes nothing
 	"$(VENV)/bin/ruff" format --check

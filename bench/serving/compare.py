@@ -1,8 +1,8 @@
 """Compare serving: wrk asks each contender in turn, round after round, while the others are stopped in their tracks.
 
 Medians over rounds; ratios are taken within a round, where both sides saw the same machine. Every contender but the two
-hellos gives the same answer, made by the same code (servers/served_bundle.py): only what is around it differs. That code
-remembers what it predicted of a network, for everybody alike.
+hellos gives the same answer, made by the same code (servers/served_bundle.py): only what is around it differs. That
+code remembers what it predicted of a network, for everybody alike.
 """
 
 import contextlib
