@@ -104,7 +104,6 @@ def references(
     """Known networks beside ours, on your hardware: counts against published figures, and latency."""
     from pnag.bench.networks.time_references import check_references, references_markdown, time_references
     from pnag.models.bundle.bundle import Bundle
-    from pnag.models.files import to_json, write_atomic
     from pnag.trainer.progress import show_progress
 
     about: dict[str, Any] | None = None
@@ -122,10 +121,7 @@ def references(
             rows, about = time_references(Bundle.load(bundle) if bundle else None, rounds, threads, move)
     result = {"networks": rows, "about": about}
     text = references_markdown(rows, about)
-    if out is not None:
-        write_atomic(out / "references.json", to_json(result))
-        write_atomic(out / "references.md", text)
-    _print(result, as_json, text)
+    _give(result, text, out, "references", as_json)
 
 
 @app.command(
@@ -142,16 +138,12 @@ def evaluators(
 ) -> None:
     """Compare the composite score with the paper's learned ranking on held-out pairs, split by what fits."""
     from pnag.bench.search.evaluators import compare_evaluators, evaluators_markdown
-    from pnag.models.files import to_json, write_atomic
     from pnag.trainer.progress import show_progress
 
     with show_progress() as progress:
         result = compare_evaluators(space, records, latency_table, num_records, range(seeds), progress)
     text = evaluators_markdown(result)
-    if out is not None:
-        write_atomic(out / "evaluators.json", to_json(result))
-        write_atomic(out / "evaluators.md", text)
-    _print(result, as_json, text)
+    _give(result, text, out, "evaluators", as_json)
 
 
 @app.command(epilog="Example: pnag bench records --records nas-bench-macro_cifar10.json --out runs/bench")
@@ -166,7 +158,6 @@ def records(
     from pnag.bench.search.records import SIZES, compare_labelling, draw_labelling, labelling_markdown
     from pnag.models.cost.additive import GroupedCost, LayerCost
     from pnag.models.cost.latency_table import LatencyTable
-    from pnag.models.files import to_json, write_atomic
     from pnag.models.space.registry import get_space
     from pnag.trainer.progress import show_progress
 
@@ -179,10 +170,8 @@ def records(
         result = compare_labelling(space, cost, records, SIZES, range(seeds), progress)
     text = labelling_markdown(result)
     if out is not None:
-        write_atomic(out / "records.json", to_json(result))
-        write_atomic(out / "records.md", text)
         draw_labelling(result, out / "records.png")
-    _print(result, as_json, text)
+    _give(result, text, out, "records", as_json)
 
 
 @app.command(epilog="Example: pnag bench page --results runs/bench --out docs/benchmarks.md")
@@ -256,7 +245,6 @@ def serve(
     from pnag.bench.serving.compare import check_kserve, compare_serving, compare_urls
     from pnag.bench.serving.report import draw_serving, serving_markdown
     from pnag.bench.serving.wrk import Load
-    from pnag.models.files import to_json, write_atomic
     from pnag.trainer.progress import show_progress
 
     if shutil.which("wrk") is None:
@@ -271,10 +259,8 @@ def serve(
             if not only:
                 report["kserve"] = check_kserve(bundle, environments)
     text = serving_markdown(report)
-    write_atomic(out / "serve.json", to_json(report))
-    write_atomic(out / "serve.md", text)
+    _give(report, text, out, "serve", as_json)
     draw_serving(report, out / "serve.png")
-    _print(report, as_json, text)
 
 
 @app.command(epilog="Example: pnag bench soak --bundle bundles/ofa-mobilenetv3-w1.0-imagenet --out runs/bench/serve")
@@ -292,7 +278,6 @@ def soak(
     from pnag.bench.serving.report import soak_markdown
     from pnag.bench.serving.soak import soak, soak_url
     from pnag.models.bundle.bundle import Bundle
-    from pnag.models.files import to_json, write_atomic
     from pnag.trainer.progress import show_progress
 
     if url and not pid:
@@ -302,9 +287,7 @@ def soak(
             report = soak_url(Bundle.load(bundle), minutes * 60, per_s, url, key, pid or (), progress)
         else:
             report = soak(bundle, minutes * 60, per_s, progress)
-    write_atomic(out / "soak.json", to_json(report))
-    write_atomic(out / "soak.md", text := soak_markdown(report))
-    _print(report, as_json, text)
+    _give(report, soak_markdown(report), out, "soak", as_json)
     if not report["is_flat"] or report["unexpected"] or report["failed_reloads"]:
         raise typer.Exit(1)
 
@@ -318,14 +301,11 @@ def faults(
     """Kill Redis, swap bundles, end replicas, ask too much, all under load, and count what failed (5 minutes)."""
     from pnag.bench.serving.faults import all_faults
     from pnag.bench.serving.report import faults_markdown
-    from pnag.models.files import to_json, write_atomic
     from pnag.trainer.progress import show_progress
 
     with show_progress() as progress:
         report = all_faults(bundle, progress)
-    write_atomic(out / "faults.json", to_json(report))
-    write_atomic(out / "faults.md", text := faults_markdown(report))
-    _print(report, as_json, text)
+    _give(report, faults_markdown(report), out, "faults", as_json)
     if any(report[part]["failed"] for part in ("redis_killed", "bundles_swapped", "replicas_ended")):
         raise typer.Exit(1)
 
@@ -372,6 +352,16 @@ def _problem(
     return load_problem(
         name, space, records, table, progress, truth_path=truth, num_records=num_records, num_budgets=budgets
     )
+
+
+def _give(result: dict[str, Any], text: str, out: Path | None, name: str, as_json: bool) -> None:
+    """Write a result into a folder, as JSON and as Markdown, and print it."""
+    from pnag.models.files import to_json, write_atomic
+
+    if out is not None:
+        write_atomic(out / f"{name}.json", to_json(result))
+        write_atomic(out / f"{name}.md", text)
+    _print(result, as_json, text)
 
 
 def _print(result: dict[str, Any], as_json: bool, text: str) -> None:

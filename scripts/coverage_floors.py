@@ -1,6 +1,7 @@
 """Hold the coverage of each package at its floor: tool.pnag.coverage_floors of pyproject.toml.
 
-In percent of lines and branches. Reads the data that the last `make coverage` left; exits 1 and names the packages that fell below.
+In percent of lines and branches. Reads the data that the last `make coverage` left; exits 1 and names the packages
+that fell below.
 """
 
 import subprocess

@@ -7,6 +7,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from pnag.bench.markdown import table
 from pnag.bench.search.front import CLIFF_FRACTION, Answers, Reference, score
 from pnag.bench.search.methods.registry import METHODS
 from pnag.bench.search.problem import Problem
@@ -65,23 +66,21 @@ def terminal(summary: dict[str, Any], console: Console) -> None:
     """Print the table; the best of each figure stands out."""
     console.print(f"[bold]{summary['setting']['name']}[/bold]: {headline(summary)}")
     columns = _present(summary)
-    table = Table(show_edge=False, header_style="bold")
-    table.add_column("method", no_wrap=True)
+    grid = Table(show_edge=False, header_style="bold")
+    grid.add_column("method", no_wrap=True)
     for _, heading, _ in columns:
-        table.add_column(heading, justify="right")
+        grid.add_column(heading, justify="right")
     for row in _rows(summary, columns):
         style = "bold green" if row[0].startswith("elite-imitation") else None
-        table.add_row(*row, style=style)
-    console.print(table)
+        grid.add_row(*row, style=style)
+    console.print(grid)
 
 
 def markdown(summary: dict[str, Any]) -> str:
     """The same table for a page."""
     columns = _present(summary)
-    lines = ["| method | " + " | ".join(heading for _, heading, _ in columns) + " |"]
-    lines.append("|---|" + "---:|" * len(columns))
-    lines += ["| " + " | ".join(row) + " |" for row in _rows(summary, columns)]
-    return "\n".join(lines) + "\n"
+    headings = ["method", *(heading for _, heading, _ in columns)]
+    return "\n".join(table(headings, _rows(summary, columns), "l" + "r" * len(columns))) + "\n"
 
 
 def headline(summary: dict[str, Any]) -> str:
