@@ -223,7 +223,7 @@ def _load_while(url: str, bundle: Path, do: Callable[[], None]) -> list[Asked]:
         try:
             time.sleep(1)
             do()
-        except BaseException as exc:  # noqa: BLE001  # told below, in the thread that waits
+        except BaseException as exc:  # told below, in the thread that waits
             raised.append(exc)
         finally:
             over.set()

@@ -30,7 +30,7 @@ class Handler(BaseHTTPRequestHandler):
     last_body = b""
     last_headers: Mapping[str, str] = {}
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         body = Handler.last_body = self.rfile.read(int(self.headers["content-length"]))
         Handler.last_headers = {name.lower(): value for name, value in self.headers.items()}
         if self.path == "/break":
