@@ -18,6 +18,8 @@ LOCK_FLAGS ?=
 export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+# Where tests/conftest.py marks some as fast; others are not even loaded.
+FAST_TESTS = $(addprefix tests/,models service test_client.py test_house.py test_version.py)
 # What `make check` gives to shellcheck.
 SHELL_SCRIPTS = .ci/run deploy/image/install-bundle deploy/image/pnag $(wildcard deploy/*.sh deploy/*/*.sh)
 
@@ -57,7 +59,7 @@ test: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## all tests but the slow ones (
 	"$(PYTHON)" -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 test-fast: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## the tests that need no browser, no process and no training: half a minute
-	"$(PYTHON)" -m pytest --numprocesses auto --hypothesis-profile fast -m fast $(ARGS)
+	"$(PYTHON)" -m pytest --numprocesses auto --hypothesis-profile fast -m fast $(FAST_TESTS) $(ARGS)
 
 coverage: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## the tests again, with the branches they miss, against the floors
 	"$(PYTHON)" -m pytest --numprocesses auto --dist loadfile --cov --cov-branch --cov-report=term-missing:skip-covered $(ARGS)

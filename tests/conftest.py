@@ -14,10 +14,12 @@ from pnag.service.telemetry.logs import configure_logs
 
 pytest_plugins = [f"tests.fixtures.{name}" for name in ("devices", "supernet", "tiny_bundle", "training")]
 
-_FAST = ("models/", "service/", "bench/networks/", "test_client.py", "test_house.py", "test_version.py")
-"""Below this folder: tests that start no browser and no process and train nothing ..."""
+_FAST = ("models/", "service/", "test_client.py", "test_house.py", "test_version.py")
+"""Below this folder: tests that start no browser and no process and train nothing (the Makefile has the list too) ..."""
 _NOT_FAST = (
+    "models/policy/",
     "service/contract/test_contract.py",
+    "service/engine/test_bundles.py",
     "service/engine/test_model_files.py",
     "service/engine/test_redis_cache.py",
     "service/feedback/",
