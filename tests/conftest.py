@@ -15,7 +15,7 @@ from pnag.service.telemetry.logs import configure_logs
 pytest_plugins = [f"tests.fixtures.{name}" for name in ("devices", "supernet", "tiny_bundle", "training")]
 
 _FAST = ("models/", "service/", "test_client.py", "test_house.py", "test_version.py")
-"""Below this folder: tests that start no browser and no process and train nothing (the Makefile has the list too) ..."""
+"""Below this folder: tests that start no browser and no process and train nothing (the Makefile lists it too) ..."""
 _NOT_FAST = (
     "models/policy/",
     "service/contract/test_contract.py",
