@@ -73,7 +73,7 @@ def measure_answers(
 
 
 def figures(measured: list[MeasuredAnswer]) -> dict[str, Any]:
-    """How often answers broke their budget and their bound, and how far off predictions were; percentages."""
+    """Give the shares of answers that broke budget and bound, and the error of predictions; percentages."""
     ms_N, slow_N = np.array([m.ms for m in measured]), np.array([m.slow_ms for m in measured])
     predicted_N = np.array([m.answer.best.predicted.latency_ms for m in measured])
     budget_N = np.array([m.answer.budget_ms for m in measured])

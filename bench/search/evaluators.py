@@ -1,4 +1,4 @@
-"""How well a score orders pairs of networks it never saw: the composite score, the paper's learned one, MACs alone.
+"""Comparison of scores by the pairs they order right: the composite score, the paper's learned one, MACs alone.
 
 All see the same records and are asked at the same budgets; pairs are those of eq. 5.
 """

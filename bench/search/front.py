@@ -39,7 +39,7 @@ _REFERENCE = ArchiveConfig(cells=256, elites=12, generations=150, children=2000,
 
 @dataclass(frozen=True)
 class Answers:
-    """What one run answered, one architecture per budget.
+    """Answers of one run, one architecture per budget.
 
     Attributes:
         cost_B, accuracy_B: by the evaluator; NaN where there was no answer.
@@ -97,7 +97,7 @@ def run_methods(
     problem: Problem, names: Sequence[str], seeds: Sequence[int], allowance: int, samples: int, folder: Path,
     progress: Progress, base: TrainConfig | None = None,
 ) -> list[Answers]:  # fmt: skip
-    """Every method with every seed; what `folder` already has is read instead of run."""
+    """Run every method with every seed; what `folder` already has is read instead of run."""
     base = base or TrainConfig(generator=GeneratorConfig())
     setting = f"{problem.digest()}-{allowance}-{samples}"
     done = []
@@ -148,7 +148,7 @@ def run_method(run: MethodRun, name: str) -> Answers:
 
 
 def find_reference(problem: Problem, runs: Sequence[Answers], folder: Path, progress: Progress) -> Reference:
-    """All architectures where they can be listed; else a long search, kept in `folder`, and what the runs found."""
+    """Find the best: of all architectures where they can be listed, else of a long search, kept in `folder`, and all runs."""
     truth_cost_F = truth_F = None
     if problem.is_enumerable:
         tokens_ND = problem.everything()
@@ -185,7 +185,7 @@ def find_reference(problem: Problem, runs: Sequence[Answers], folder: Path, prog
 
 
 def regret(best_B: Floats, accuracy_B: Floats, fits_B: NDArray[np.bool_], cheapest_accuracy: float) -> Floats:
-    """What an answer falls short of the best within its budget, per budget, as a fraction; >= 0 against a true best.
+    """Give what answers fall short of the best within their budget, as fractions; >= 0 against a true best.
 
     An answer over its budget is worth no more than the cheapest network: the caller must fall back on it.
     """
@@ -222,7 +222,7 @@ def score(problem: Problem, reference: Reference, answers: Answers) -> dict[str,
 
 
 def regret_by_budget(problem: Problem, reference: Reference, answers: Answers) -> Floats:
-    """Points, per budget; for plots."""
+    """Give the regret in points, per budget; for plots."""
     with np.errstate(invalid="ignore"):
         fits_B = answers.cost_B <= problem.budgets_B
     return 100 * regret(reference.best(problem.budgets_B), answers.accuracy_B, fits_B, reference.cheapest_accuracy)

@@ -30,7 +30,7 @@ _COLUMNS = (
 
 
 def summarise(problem: Problem, reference: Reference, runs: Sequence[Answers]) -> dict[str, Any]:
-    """Everything a program may want: per method the mean and the deviation over seeds, and each seed's figures."""
+    """Sum up, as JSON: per method the mean and the deviation over seeds, and each seed's figures."""
     methods: dict[str, Any] = {}
     for name in dict.fromkeys(answers.method for answers in runs):
         mine = [answers for answers in runs if answers.method == name]
@@ -77,14 +77,14 @@ def terminal(summary: dict[str, Any], console: Console) -> None:
 
 
 def markdown(summary: dict[str, Any]) -> str:
-    """The same table for a page."""
+    """Give the same table for a page."""
     columns = _present(summary)
     headings = ["method", *(heading for _, heading, _ in columns)]
     return "\n".join(table(headings, _rows(summary, columns), "l" + "r" * len(columns))) + "\n"
 
 
 def headline(summary: dict[str, Any]) -> str:
-    """What was compared on what, in a sentence or two."""
+    """Say in a sentence or two which things were compared, and on what."""
     setting, evaluator = summary["setting"], summary["evaluator"]
     seeds = max(len(m["seeds"]) for m in summary["methods"].values())
     return (

@@ -33,7 +33,7 @@ from pnag.trainer.latency.kit_script import processor_name
 from pnag.trainer.progress import Progress
 
 BASELINES = {"pnag, cached": ("bare uvicorn ASGI hello", "FastAPI hello world", "FastAPI, request read")}
-"""Whom ours is compared with. The uncached ones are compared with the other servers of models."""
+"""Contenders that ours is compared with. The uncached ones are compared with the other servers of models."""
 
 OURS = "pnag, uncached"
 OURS_TWICE = f"{OURS}, 2 workers"
@@ -114,7 +114,7 @@ class RunningContender:
 
 
 def figures(rounds: Sequence[Round]) -> dict[str, Any]:
-    """Medians over rounds, all failures, and the rounds themselves."""
+    """Give medians over rounds, all failures, and the rounds themselves."""
     medians = {name: statistics.median(getattr(r, name) for r in rounds) for name in MEDIANS}
     sums = {name: sum(getattr(r, name) for r in rounds) for name in ("refused", "broken", "late")}
     return medians | sums | {"rounds": [asdict(r) for r in rounds]}
@@ -124,7 +124,7 @@ def figures(rounds: Sequence[Round]) -> dict[str, Any]:
 def running(
     wanted: Sequence[Contender], environments: Path, folder: Path, budget_ms: float
 ) -> Iterator[list[RunningContender]]:
-    """All contenders, started and then stopped in their tracks."""
+    """Start all contenders, each stopped in its tracks."""
     started: list[RunningContender] = []
     try:
         for number, contender in enumerate(wanted):
@@ -220,7 +220,7 @@ def conditions(bundle: Bundle, load: Load) -> dict[str, Any]:
 
 
 def _instructions() -> list[str]:
-    """Those of the processor's instruction sets that matrix products run on."""
+    """List the processor's instruction sets that matrix products run on."""
     path = Path("/proc/cpuinfo")
     flags = set(path.read_text().split()) if path.exists() else set()
     return [name for name in ("avx2", "avx512f", "amx_tile") if name in flags]

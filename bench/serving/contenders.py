@@ -1,4 +1,4 @@
-"""Who is compared, how each is started, and what it is asked."""
+"""Servers that are compared: how each is started, and what it is asked."""
 
 import json
 import os
@@ -27,7 +27,7 @@ PACKAGES = {
     "tritonclient": ["tritonclient[http]"],
 }
 LIBRARIES = ["numpy", "onnxruntime", "orjson", "cachetools", "pydantic"]
-"""What the generator needs in each of these environments."""
+"""Libraries that the generator needs in each of these environments."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Contender:
 
 
 def contenders(bundle: Path, num_candidates: int, max_batch_size: int) -> list[Contender]:
-    """Everybody, each as its own documentation says to run it on a small machine: one worker, its own batching."""
+    """List everybody, each as its own documentation says to run it on a small machine: one worker, its own batching."""
     common = {"BUNDLE": str(bundle), "NUM_CANDIDATES": str(num_candidates), "MAX_BATCH_SIZE": str(max_batch_size)}
     ours = (PYTHON, "-m", "pnag", "serve", "--bundle", str(bundle), "--port", "{port}")
     two_workers = {"PNAG_WORKERS": "2", "PNAG_INFERENCE_THREADS": "1"}
@@ -110,7 +110,7 @@ def environment_of(package: str, folder: Path) -> Path:
 
 
 def version_of(package: str, folder: Path) -> str:
-    """What of a package is installed in its environment."""
+    """Give the version of a package in its environment."""
     python = environment_of(package, folder) / "bin" / "python"
     code = f"import importlib.metadata as m; print(m.version({package!r}))"
     return subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""What may go wrong around the service, done to a real one under load, and the requests that failed of it, counted.
+"""Faults around the service, done to a real one under load, and the requests that failed of it, counted.
 
 Needs `redis-server` and `nginx`; a part whose program is missing is refused, not left out.
 """
@@ -51,7 +51,7 @@ http {{
 
 
 def all_faults(bundle_folder: Path, progress: Progress) -> dict[str, Any]:
-    """Every part in turn; the report as JSON.
+    """Do every part in turn; the report as JSON.
 
     Raises:
         NotRunningError: if something does not start, or does not get where it should.
@@ -151,7 +151,7 @@ def replicas_ended(bundle: Path, folder: Path, rounds: int = 4) -> dict[str, Any
 
 
 def many_reloads(bundle: Path, folder: Path, reloads: int = 200) -> dict[str, Any]:
-    """The same bundle loaded again and again; resident memory afterwards."""
+    """Load the same bundle again and again; resident memory afterwards."""
     service = RunningService(bundle, folder / "log").wait()
     try:
         sizes_mb = [service.rss_mb]
@@ -167,7 +167,7 @@ def many_reloads(bundle: Path, folder: Path, reloads: int = 200) -> dict[str, An
 
 
 def overload_in_haste(bundle: Path, folder: Path) -> dict[str, Any]:
-    """The same where late answers are worthless: short runs, and hardly anybody waits."""
+    """Overload where late answers are worthless: short runs, and hardly anybody waits."""
     return overload(bundle, folder, connections=IN_HASTE["max_waiting"] + 2 * IN_HASTE["max_batch_size"], **IN_HASTE)
 
 

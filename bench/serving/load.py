@@ -25,12 +25,12 @@ NO_ANSWER = 0
 TIMEOUT_S = 15.0
 
 Request = tuple[str, bytes]
-"""What kind it is, for the counts, and its bytes. The kind `bad` must be refused (4xx)."""
+"""Kind, for the counts, and bytes. The kind `bad` must be refused (4xx)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server sent."""
+    """Answer of a server."""
 
     status: int
     headers: dict[bytes, bytes]
@@ -55,7 +55,7 @@ class Asked:
 
 
 Note = Callable[[Answer], str]
-"""What to remember of an answer; called outside the time that is measured."""
+"""Gives what to remember of an answer; called outside the time that is measured."""
 
 
 def request(method: str, path: str, body: Any = None, key: str = "") -> bytes:

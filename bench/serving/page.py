@@ -47,7 +47,7 @@ def write_serving_page(results: Path, out: Path) -> Path:
 
 
 def best_peer(report: dict[str, Any], *, has_two_workers: bool) -> str:
-    """Who of the others with so many workers answered most requests per second."""
+    """Name the one of the others with so many workers that answered most requests per second."""
     peers: dict[str, float] = {
         name: c["requests_per_s"]
         for name, c in report["contenders"].items()

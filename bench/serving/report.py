@@ -1,4 +1,4 @@
-"""What `pnag bench serve`, `soak` and `faults` found, for people: tables and a plot."""
+"""Results of `pnag bench serve`, `soak` and `faults` for people: tables and a plot."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a service is asked under load: a mix of every kind of request, right and wrong."""
+"""Requests to a service under load: a mix of every kind of request, right and wrong."""
 
 import itertools
 import random

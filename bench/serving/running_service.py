@@ -48,7 +48,7 @@ class RunningService:
         self.seen = psutil.Process(self.process.pid)
 
     def wait(self) -> "RunningService":
-        """Until it is ready.
+        """Wait until it is ready.
 
         Raises:
             NotRunningError: with the end of its log.

@@ -34,7 +34,7 @@ FLAT = 1.03
 
 @dataclass(frozen=True)
 class Sample:
-    """What the system said of the process at one moment."""
+    """Memory and files of the processes at one moment."""
 
     at_s: float
     rss_mb: float

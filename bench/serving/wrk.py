@@ -12,7 +12,7 @@ SCRIPT = Path(__file__).resolve().parent / "servers" / "budgets.lua"
 
 @dataclass(frozen=True)
 class Load:
-    """How everybody is asked."""
+    """Settings of the load, the same for everybody."""
 
     rounds: int = 5
     seconds: int = 5

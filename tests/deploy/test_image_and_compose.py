@@ -96,7 +96,7 @@ def test_the_build_context_holds_no_more_than_the_image_needs() -> None:
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the Dockerfile puts into the site-packages of the service's image, in a folder."""
+    """Put what the Dockerfile puts into the site-packages of the service's image into a folder."""
     folder = tmp_path_factory.mktemp("image")
     service, _, _ = (ROOT / "Dockerfile").read_text().partition("AS trainer-build")
     copies = re.findall(r"^COPY (?!--from)(.+) /opt/venv/lib/python3.11/site-packages/(.*)$", service, re.MULTILINE)

@@ -68,7 +68,7 @@ def elite_imitation(run: MethodRun, objective: RememberingObjective) -> FittedMe
 
 
 def elite_imitation_with_front(run: MethodRun, objective: RememberingObjective) -> FittedMethod:
-    """What a bundle does: the generator's samples, and the front it was trained on as the floor."""
+    """Answer as a bundle does: from the generator's samples, or the front it was trained on if that is better."""
     archive, generator = _trained(run, objective)
     assert archive.tokens_ND is not None
     return _policy(run.samples, run.seed, generator, archive.tokens_ND[archive.front_indices()])
@@ -93,7 +93,7 @@ def _reinforce_within(config: ReinforceConfig, run: MethodRun) -> ReinforceConfi
 
 
 def policy_per_budget(run: MethodRun, objective: RememberingObjective) -> FittedMethod:
-    """The same policy and the same policy gradient, trained anew for each budget alone (the paper's NAS-MO)."""
+    """Train the same policy by the same policy gradient, anew for each budget alone (the paper's NAS-MO)."""
     problem = run.problem
     share = run.allowance // len(problem.budgets_B)
     samples = _NAS_MO_SAMPLES if share >= 20 * _NAS_MO_SAMPLES else 4

@@ -1,4 +1,4 @@
-"""What every method is given and gives: one small interface, and one counted evaluator for all.
+"""Interface of the methods: what each is given and gives; one counted evaluator for all.
 
 A method is fitted once, on an objective that counts; what comes out answers any budgets. Fitting may look at the space,
 the cost and the objective; only methods that search anew for each budget may look at the test budgets, and they share
@@ -34,7 +34,7 @@ NO_ANSWER = -2
 
 @dataclass(frozen=True)
 class MethodRun:
-    """How one method is run.
+    """Settings of one run of a method.
 
     Attributes:
         allowance: different architectures that fitting may ask the evaluator about.
