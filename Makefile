@@ -114,10 +114,10 @@ docs: $(VENV)/.dev.stamp $(VENV)/.docs.stamp $(VENV)/.project.stamp ## the docum
 	NO_MKDOCS_2_WARNING=1 "$(VENV)/bin/mkdocs" build --strict --quiet
 
 e2e: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## build the image, bring the whole stack up, break it, see it hold (Linux; root where no container engine runs)
-	PYTHON="$(abspath $(PYTHON))" deploy/e2e/run.sh
+	PNAG_E2E_PYTHON="$(abspath $(PYTHON))" deploy/e2e/run.sh
 
 load: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## measure the stack and soak it for ten minutes, into runs/bench/serve/stack (SOAK_S=600)
-	PYTHON="$(abspath $(PYTHON))" deploy/e2e/load.sh
+	PNAG_E2E_PYTHON="$(abspath $(PYTHON))" deploy/e2e/load.sh
 
 sbom: ## list what is in the image, into build/
 	deploy/sbom.sh

@@ -6,7 +6,7 @@
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 CACHE=${PNAG_E2E_CACHE:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/pnag-e2e}
-PYTHON=${PYTHON:-$ROOT/.venv/bin/python} # of an environment with the extra `bench`; make test has made one
+PYTHON=${PNAG_E2E_PYTHON:-$ROOT/.venv/bin/python} # of an environment with the extra `bench`; make test has made one
 # shellcheck disable=SC2034  # for the scripts that source this
 VERSION=$(sed -n 's/^VERSION = "\(.*\)"/\1/p' "$ROOT/service/version.py") IMAGE=pnag:$VERSION
 NO_ENGINE=77 # exit code: nothing was tested, because no engine can be started
