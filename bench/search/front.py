@@ -148,7 +148,7 @@ def run_method(run: MethodRun, name: str) -> Answers:
 
 
 def find_reference(problem: Problem, runs: Sequence[Answers], folder: Path, progress: Progress) -> Reference:
-    """Find the best of all architectures where they can be listed, else of a long search, kept in `folder`, and all runs."""
+    """Find the best of all architectures where they can be listed, else of a long search (in `folder`) and all runs."""
     truth_cost_F = truth_F = None
     if problem.is_enumerable:
         tokens_ND = problem.everything()

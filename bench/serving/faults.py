@@ -8,14 +8,14 @@ import shutil
 import statistics
 import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
-from pnag.bench.serving.load import Asked, Request, ask_in_turn, offer, percentile_ms
+from pnag.bench.serving.load import Asked, ask_in_turn, offer, percentile_ms
 from pnag.bench.serving.requests import mixed_requests
 from pnag.bench.serving.running_service import NotRunningError, RunningService, free_port
 from pnag.models.bundle.bundle import MANIFEST, Bundle
@@ -216,32 +216,16 @@ def overload(
 
 def _load_while(url: str, bundle: Path, do: Callable[[], None]) -> list[Asked]:
     """Offer a mixed load until `do` is done; what it raises is raised."""
-    over = threading.Event()
-    raised: list[BaseException] = []
+    source = mixed_requests(Bundle.load(bundle))  # the bundle is read before it is swapped
 
-    def done() -> None:
-        try:
-            time.sleep(1)
-            do()
-        except BaseException as exc:  # told below, in the thread that waits
-            raised.append(exc)
-        finally:
-            over.set()
+    def work() -> None:
+        time.sleep(1)
+        do()
 
-    def requests() -> Iterator[Request]:
-        for one in mixed_requests(Bundle.load(bundle)):
-            if over.is_set():
-                return
-            yield one
-
-    thread = threading.Thread(target=done)
-    source = requests()
-    first = next(source)  # the bundle is read before it is swapped
-    thread.start()
-    asked = offer(url, (one for part in ([first], source) for one in part), PER_S, 600)
-    thread.join()
-    if raised:
-        raise raised[0]
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(work)
+        asked = offer(url, takewhile(lambda _: not job.done(), source), PER_S, 600)
+        job.result()
     return asked
 
 
