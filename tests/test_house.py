@@ -25,7 +25,7 @@ NOT_OURS = {"build", "dist", "docs", "htmlcov", "runs", "tests"}
 
 MOST_FILES_IN_A_ROOM = 13
 MOST_LINES_OF_A_FILE = 400
-MOST_LINES = 27_000  # TODO: 24_500 once the rooms have shrunk
+MOST_LINES = 26_970  # TODO: 24_500 once the rooms have shrunk
 
 LONG_FILES = {
     # TODO: these go as soon as their rooms have split them

@@ -233,16 +233,11 @@ def check_kserve(bundle_folder: Path, environments: Path) -> str:
         NotRunningError: if an answer is not as it should be.
     """
     python = environment_of("tritonclient", environments) / "bin" / "python"
-    with tempfile.TemporaryDirectory() as folder:
-        service = RunningService(bundle_folder, Path(folder) / "log")
-        try:
-            service.wait()
-            name = Bundle.load(bundle_folder).name
-            script = str(SERVERS / "check_kserve_client.py")
-            command = [str(python), script, "--url", f"127.0.0.1:{service.port}", "--model", name]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        finally:
-            service.close()
+    with tempfile.TemporaryDirectory() as folder, RunningService(bundle_folder, Path(folder) / "log") as service:
+        name = Bundle.load(bundle_folder).name
+        script = str(SERVERS / "check_kserve_client.py")
+        command = [str(python), script, "--url", f"127.0.0.1:{service.port}", "--model", name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise NotRunningError(f"tritonclient[http] is not content:\n{done.stderr[-2000:]}")
     return f"tritonclient {version_of('tritonclient', environments)}: {done.stdout.strip()}"

@@ -115,11 +115,8 @@ def bundles_swapped(bundle: Path, folder: Path, swaps: int = 50) -> dict[str, An
                 raise NotRunningError(f"swap {number} was refused: {content!r}")
             served.add(json.loads(service.ask("GET", "/bundles")[1])["bundles"][0]["version"])
 
-    try:
-        service.wait()
+    with service:
         asked = _load_while(service.url, bundle, swap)
-    finally:
-        service.close()
     return {"swaps": len(served), **_counts(asked)}
 
 
@@ -152,8 +149,7 @@ def replicas_ended(bundle: Path, folder: Path, rounds: int = 4) -> dict[str, Any
 
 def many_reloads(bundle: Path, folder: Path, reloads: int = 200) -> dict[str, Any]:
     """Load the same bundle again and again; resident memory afterwards."""
-    service = RunningService(bundle, folder / "log").wait()
-    try:
+    with RunningService(bundle, folder / "log") as service:
         sizes_mb = [service.rss_mb]
         for _ in range(reloads):
             (bundle / MANIFEST).touch()
@@ -162,8 +158,6 @@ def many_reloads(bundle: Path, folder: Path, reloads: int = 200) -> dict[str, An
                 raise NotRunningError(f"a reload was not done: {content!r}")
             sizes_mb.append(service.rss_mb)
         return {"reloads": reloads, "rss_mb_after": {n: sizes_mb[n] for n in (0, 1, 10, 20, 50, 100, 150, reloads)}}
-    finally:
-        service.close()
 
 
 def overload_in_haste(bundle: Path, folder: Path) -> dict[str, Any]:
@@ -185,9 +179,8 @@ def overload(
     Args:
         connections: in a closed loop, for the capacity: so many that all have room.
     """
-    service = RunningService(bundle, folder / "log", cache_entries=0, **settings).wait()
     wanted = (one for one in mixed_requests(Bundle.load(bundle), seed=1) if one[0] == "miss")
-    try:
+    with RunningService(bundle, folder / "log", cache_entries=0, **settings) as service:
         ask_in_turn(service.url, wanted, connections, 3)  # warm
         found = []
         for _ in range(rounds):
@@ -210,8 +203,6 @@ def overload(
                 }
             )
         return {name: statistics.median(one[name] for one in found) for name in found[0]} | {"rounds": found}
-    finally:
-        service.close()
 
 
 def _load_while(url: str, bundle: Path, do: Callable[[], None]) -> list[Asked]:

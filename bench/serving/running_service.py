@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import psutil
@@ -34,7 +34,7 @@ def free_port() -> int:
 
 
 class RunningService:
-    """One worker; started when built, ready when `wait` returns."""
+    """One worker; started when built, ready when `wait` returns or its block begins, ended with its block."""
 
     def __init__(self, bundle: Path, log: Path, port: int | None = None, **settings: object) -> None:
         self.port = port or free_port()
@@ -47,7 +47,7 @@ class RunningService:
             self.process = subprocess.Popen(command, env=environment, stderr=output, cwd=REPOSITORY)
         self.seen = psutil.Process(self.process.pid)
 
-    def wait(self) -> "RunningService":
+    def wait(self) -> Self:
         """Wait until it is ready.
 
         Raises:
@@ -60,6 +60,17 @@ class RunningService:
                     return self
             time.sleep(0.1)
         raise NotRunningError(f"the service did not start:\n{self._log.read_text()[-2000:]}")
+
+    def __enter__(self) -> Self:
+        """Wait until it is ready; end it if it never is."""
+        try:
+            return self.wait()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
         """Status and content of one request on a connection of its own."""

@@ -57,12 +57,8 @@ def soak(bundle_folder: Path, seconds: float, per_s: float, progress: Progress) 
                 (folder / MANIFEST).touch()
                 reloads.append(service.ask("POST", "/admin/reload")[0])
 
-        try:
-            service.wait()
-            with watching([service.seen], seconds, progress, reload) as samples:
-                asked = offer(service.url, mixed_requests(Bundle.load(folder)), per_s, seconds)
-        finally:
-            service.close()
+        with service, watching([service.seen], seconds, progress, reload) as samples:
+            asked = offer(service.url, mixed_requests(Bundle.load(folder)), per_s, seconds)
     return _report(seconds, per_s, asked, samples, reloads)
 
 
