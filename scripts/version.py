@@ -52,7 +52,7 @@ def main() -> None:
         change(ROOT, options.version)
     (_, wanted), *others = find(ROOT)
     wrong = [f"{place}: {version}, not {wanted}" for place, version in others if version != wanted]
-    sys.exit("\n".join(wrong))
+    sys.exit("\n".join(wrong) or 0)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """One version, in every place that names it."""
 
 import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -25,3 +27,7 @@ def test_a_new_version_is_put_into_every_place_and_nowhere_else(tmp_path: Path) 
     assert {version for _, version in find(tmp_path)} == {"9.8.7rc1"}
     change(tmp_path, VERSION)
     assert all((tmp_path / name).read_text() == (ROOT / name).read_text() for name in PLACES)
+
+
+def test_the_script_is_content_with_the_repository() -> None:
+    assert subprocess.run([sys.executable, ROOT / "scripts" / "version.py"], check=False).returncode == 0
