@@ -6,6 +6,7 @@
 # The base must have Python 3.11 as `python`; both stages use the same one, so that the environment made in the first
 # runs in the second.
 ARG BASE=python:3.11-slim
+ARG VERSION=0.1.0
 
 FROM ${BASE} AS build
 WORKDIR /build
@@ -21,7 +22,7 @@ COPY cli /opt/venv/lib/python3.11/site-packages/pnag/cli
 COPY models /opt/venv/lib/python3.11/site-packages/pnag/models
 COPY service /opt/venv/lib/python3.11/site-packages/pnag/service
 COPY deploy/image/pnag deploy/image/install-bundle /opt/venv/bin/
-ARG VERSION=0.1.0
+ARG VERSION
 # The metadata of an installed package: training writes the version into its bundles.
 RUN chmod 755 /opt/venv/bin/pnag /opt/venv/bin/install-bundle \
     && metadata="/opt/venv/lib/python3.11/site-packages/pnag-$VERSION.dist-info" \
@@ -38,7 +39,7 @@ RUN find /opt/venv -type f \( -name '*.py[ix]' -o -name '*.pxd' -o -name '*.[ach
     && python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib
 
 FROM ${BASE} AS runtime
-ARG VERSION=0.1.0
+ARG VERSION
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="PNAG" \
       org.opencontainers.image.description="A latency budget goes in, the best network that keeps it comes out" \

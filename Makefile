@@ -18,6 +18,11 @@ LOCK_FLAGS ?=
 export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+# Where tests/conftest.py marks some as fast; others are not even loaded.
+FAST_TESTS = $(addprefix tests/,models service test_client.py test_house.py test_version.py)
+# What `make check` gives to shellcheck.
+SHELL_SCRIPTS = .ci/run deploy/image/install-bundle deploy/image/pnag $(wildcard deploy/*.sh deploy/*/*.sh)
+
 PYTHON := $(VENV)/bin/python
 UV := $(shell command -v uv 2>/dev/null)
 # uv does not read pip's configuration; the one thing taken over is where to look for wheels besides the index.
@@ -41,10 +46,10 @@ INSTALL_TORCH = $(INSTALL) $(TORCH_FLAGS) --requirement requirements/torch.txt
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: e2e load sbom help serve test coverage check format train bench screenshots docs lock clean distclean
+.PHONY: e2e load sbom help serve test test-fast coverage check format train bench screenshots docs lock clean distclean
 
 help: ## this list
-	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1 - \2/p' $(firstword $(MAKEFILE_LIST)) | awk -F' - ' '{ printf "%-18s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1 - \2/p' $(firstword $(MAKEFILE_LIST)) | awk -F' - ' '{ printf "%-18s %s\n", $$1, $$2 }'
 	@echo "  Variables: PORT=$(PORT) PY=$(PY) VENV=$(VENV) PNAG_DATA=$(PNAG_DATA)"
 
 serve: $(VENV)/.serve.stamp $(VENV)/.project.stamp ## answer budgets on http://localhost:$PORT; installs no torch
@@ -53,25 +58,34 @@ serve: $(VENV)/.serve.stamp $(VENV)/.project.stamp ## answer budgets on http://l
 test: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## all tests but the slow ones (ARGS="-m slow" for those)
 	"$(PYTHON)" -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
-coverage: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## the tests again, with the branches they miss
-	"$(PYTHON)" -m pytest --cov --cov-branch --cov-report=term-missing:skip-covered $(ARGS)
+test-fast: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## the tests that need no browser, no process and no training: half a minute
+	"$(PYTHON)" -m pytest --numprocesses auto --hypothesis-profile fast -m fast $(FAST_TESTS) $(ARGS)
 
-check: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## format, lint, types, import rules, spelling; changes nothing
+coverage: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## the tests again, with the branches they miss, against the floors
+	"$(PYTHON)" -m pytest --numprocesses auto --dist loadfile --cov --cov-branch --cov-report=term-missing:skip-covered $(ARGS)
+	"$(PYTHON)" scripts/coverage_floors.py
+
+check: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## format, lint, types, imports, dependencies, spelling, shell; changes nothing
 	"$(VENV)/bin/ruff" format --check
 	"$(VENV)/bin/ruff" check
 	"$(PYTHON)" -m mypy
 	"$(VENV)/bin/lint-imports" --no-logo
 	"$(VENV)/bin/codespell"
+	"$(VENV)/bin/deptry" .
+	"$(VENV)/bin/shellcheck" $(SHELL_SCRIPTS)
+	"$(VENV)/bin/oxfmt" --check service/web/*.js
+	"$(VENV)/bin/oxlint" --deny-warnings service/web/*.js
 
 format: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## rewrite the code as check wants it
 	"$(VENV)/bin/ruff" format
 	"$(VENV)/bin/ruff" check --fix
+	"$(VENV)/bin/oxfmt" --write service/web/*.js
 
 train: $(VENV)/.train.stamp $(VENV)/.project.stamp ## train the bundle that ships, into $TRAIN_OUT (about a minute on one core)
 	"$(VENV)/bin/pnag" train --space ofa-mobilenetv3-w1.0 --records "$(PNAG_DATA)/ofa_mbv3_w1.0_r224_imagenet.csv" \
 		--latency-table "$(LATENCY_TABLE)" --dataset ImageNet --out "$(TRAIN_OUT)"
 
-bench: $(VENV)/.train.stamp $(VENV)/.project.stamp ## write docs/benchmarks.md: hours on two cores; what $BENCH_OUT has is not run again
+bench: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## write docs/benchmarks.md: hours on two cores; what $BENCH_OUT has is not run again
 	@test -e "$(BENCH_OUT)/i7-8700K.json" || "$(VENV)/bin/pnag" latency import "$(PNAG_DATA)/i7-8700K_lut.yaml" \
 		--space ofa-mobilenetv3-w1.0 --only resolution=224 --device-name "Intel i7-8700K, 1 core" --out "$(BENCH_OUT)/i7-8700K.json"
 	$(BENCH_MACRO) --out "$(BENCH_OUT)/macro-macs" $(ARGS)
@@ -99,11 +113,11 @@ docs: $(VENV)/.dev.stamp $(VENV)/.docs.stamp $(VENV)/.project.stamp ## the docum
 	"$(PYTHON)" scripts/reference.py --check
 	NO_MKDOCS_2_WARNING=1 "$(VENV)/bin/mkdocs" build --strict --quiet
 
-e2e: ## build the image, bring the whole stack up, break it, see it hold (Linux; root where no container engine runs)
-	deploy/e2e/run.sh
+e2e: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## build the image, bring the whole stack up, break it, see it hold (Linux; root where no container engine runs)
+	PNAG_E2E_PYTHON="$(abspath $(PYTHON))" deploy/e2e/run.sh
 
-load: ## measure the stack and soak it for ten minutes, into docs/load.md (SOAK_S=600)
-	deploy/e2e/load.sh
+load: $(VENV)/.dev.stamp $(VENV)/.project.stamp ## measure the stack and soak it for ten minutes, into runs/bench/serve/stack (SOAK_S=600)
+	PNAG_E2E_PYTHON="$(abspath $(PYTHON))" deploy/e2e/load.sh
 
 sbom: ## list what is in the image, into build/
 	deploy/sbom.sh

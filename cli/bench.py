@@ -22,6 +22,7 @@ app = typer.Typer(no_args_is_help=True, help="Comparisons: tables, JSON, Markdow
 
 RecordsOption = Annotated[Path, typer.Option(help="Measured architectures that the evaluator is fitted on.")]
 NumRecordsOption = Annotated[int | None, typer.Option(min=1, help="Use so many random records only.")]
+KeyOption = Annotated[str, typer.Option(help="An API key of the service.")]
 OutOption = Annotated[Path, typer.Option(help="A folder for results; what is there already is not run again.")]
 ResultsOption = Annotated[Path | None, typer.Option(help="A folder for NAME.json and NAME.md, NAME being the command.")]
 
@@ -46,7 +47,7 @@ def front(
     as_json: JsonOption = False,
 ) -> None:
     """Compare our generator with every method of the paper, on the same evaluator and the same number of calls."""
-    from pnag.bench.search.methods import METHODS
+    from pnag.bench.search.methods.registry import METHODS
 
     names = list(METHODS) if methods is None else [name.strip() for name in methods.split(",")]
     unknown = [name for name in names if name not in METHODS]
@@ -237,21 +238,31 @@ def serve(
     environments: Annotated[
         Path, typer.Option(help="Where LitServe, BentoML and MLServer are installed, each by itself: 2 GB.")
     ] = Path("runs/serving-environments"),
+    url: Annotated[
+        list[str] | None, typer.Option(help="Ask only this running service of the bundle, NAME=ADDRESS; repeatable.")
+    ] = None,
+    key: KeyOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Our service beside a hello world, LitServe, BentoML and MLServer under wrk: 6 minutes (needs `wrk`)."""
     import shutil
 
-    from pnag.bench.serving.compare import Load, check_kserve, compare_serving, draw_serving, serving_markdown
+    from pnag.bench.serving.compare import check_kserve, compare_serving, compare_urls
+    from pnag.bench.serving.report import draw_serving, serving_markdown
+    from pnag.bench.serving.wrk import Load
     from pnag.trainer.progress import show_progress
 
     if shutil.which("wrk") is None:
         raise typer.BadParameter("`wrk` is not installed; apt-get install wrk, or brew install wrk")
     load = Load(rounds, seconds, connections, candidates)
     with show_progress() as progress:
-        report = compare_serving(bundle, load, environments, progress, only or ())
-        if not only:
-            report["kserve"] = check_kserve(bundle, environments)
+        if url:
+            urls = {name: address for name, _, address in (one.partition("=") for one in url)}
+            report = compare_urls(bundle, load, urls, key, progress)
+        else:
+            report = compare_serving(bundle, load, environments, progress, only or ())
+            if not only:
+                report["kserve"] = check_kserve(bundle, environments)
     draw_serving(report, out / "serve.png")
     _report("serve", out, report, serving_markdown(report), as_json)
 
@@ -262,14 +273,24 @@ def soak(
     out: Annotated[Path, typer.Option(help="A folder for soak.json and soak.md.")],
     minutes: Annotated[float, typer.Option(min=0.2, help="How long.")] = 10,
     per_s: Annotated[float, typer.Option(min=1, help="Requests per second.")] = 40,
+    url: Annotated[str | None, typer.Option(help="Ask this running service of the bundle instead.")] = None,
+    key: KeyOption = "",
+    pid: Annotated[list[int] | None, typer.Option(help="A process of that service, to watch; repeatable.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Load one worker for minutes with all kinds of requests and reloads, and say whether its memory stays flat."""
-    from pnag.bench.serving.soak import soak, soak_markdown
+    from pnag.bench.serving.report import soak_markdown
+    from pnag.bench.serving.soak import soak, soak_url
+    from pnag.models.bundle.bundle import Bundle
     from pnag.trainer.progress import show_progress
 
+    if url and not pid:
+        raise typer.BadParameter("says which processes to watch", param_hint="--pid")
     with show_progress() as progress:
-        report = soak(bundle, minutes * 60, per_s, progress)
+        if url:
+            report = soak_url(Bundle.load(bundle), minutes * 60, per_s, url, key, pid or (), progress)
+        else:
+            report = soak(bundle, minutes * 60, per_s, progress)
     _report("soak", out, report, soak_markdown(report), as_json)
     if not report["is_flat"] or report["unexpected"] or report["failed_reloads"]:
         raise typer.Exit(1)
@@ -282,7 +303,8 @@ def faults(
     as_json: JsonOption = False,
 ) -> None:
     """Kill Redis, swap bundles, end replicas, ask too much, all under load, and count what failed (5 minutes)."""
-    from pnag.bench.serving.faults import all_faults, faults_markdown
+    from pnag.bench.serving.faults import all_faults
+    from pnag.bench.serving.report import faults_markdown
     from pnag.trainer.progress import show_progress
 
     with show_progress() as progress:
@@ -290,6 +312,28 @@ def faults(
     _report("faults", out, report, faults_markdown(report), as_json)
     if any(report[part]["failed"] for part in ("redis_killed", "bundles_swapped", "replicas_ended")):
         raise typer.Exit(1)
+
+
+@app.command(epilog="Example: pnag bench traffic http://localhost:8000 --seconds 10")
+def traffic(
+    url: Annotated[str, typer.Argument(help="Address of a running service.")],
+    key: KeyOption = "",
+    connections: Annotated[int, typer.Option(min=1, help="Each asks again when it was answered.")] = 4,
+    seconds: Annotated[float, typer.Option(help="How long.")] = 60,
+    until: Annotated[Path | None, typer.Option(help="End as soon as this file is there.")] = None,
+    pause_s: Annotated[float, typer.Option(help="Between an answer and the next request.")] = 0,
+    fresh_every: Annotated[int, typer.Option(help="1: all budgets differ; 5: every fifth; 0: none.")] = 1,
+    seed: Annotated[int, typer.Option(help="Another order of budgets.")] = 0,
+    allow: Annotated[list[int] | None, typer.Option(help="A status beside 200 that is no failure; repeatable.")] = None,
+) -> None:
+    """Ask a running service for budgets, and count what came back, as JSON: a witness, not a benchmark."""
+    from pnag.bench.serving.traffic import traffic
+
+    found = traffic(
+        url, key, seconds, connections, until=until, pause_s=pause_s, fresh_every=fresh_every, seed=seed,
+        allowed=allow or (),
+    )  # fmt: skip
+    print_json(found)
 
 
 @app.command(epilog="Example: pnag bench serving-page --results runs/bench/serve --out docs/benchmarks-serving.md")

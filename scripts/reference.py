@@ -31,7 +31,7 @@ def openapi() -> dict[str, Any]:
 
 
 def cli_reference() -> str:
-    """Every command with its options, in Markdown."""
+    """List every command with its options, in Markdown."""
     lines = ["# Command line", "", "Written by `scripts/reference.py` from the commands themselves.", ""]
     group = typer.main.get_command(cli.app)
     for path, command in sorted(_commands(group, ())):
@@ -52,7 +52,7 @@ def cli_reference() -> str:
 
 
 def http_reference(document: dict[str, Any]) -> str:
-    """Every route in one table, in Markdown."""
+    """List every route in one table, in Markdown."""
     lines = [
         "# HTTP API", "",
         "Written by `scripts/reference.py` from [openapi.json](openapi.json), which has all fields.", "",
@@ -77,7 +77,7 @@ def _commands(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, 
 
 
 def files() -> dict[Path, str]:
-    """What should stand where."""
+    """Give what should stand where."""
     document = openapi()
     return {
         DOCS / "openapi.json": json.dumps(document, indent=1, ensure_ascii=False) + "\n",

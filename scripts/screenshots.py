@@ -24,7 +24,7 @@ CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 READY_WITHIN_S = 60
 BUNDLE = "ofa-mobilenetv3-w1.0-imagenet"
-"""What `make serve` answers from."""
+"""The bundle that `make serve` answers from."""
 SETTLED = "main[data-state=answered][aria-busy=false]"
 
 
@@ -123,7 +123,7 @@ def service() -> Iterator[str]:
 
 
 def is_ready(url: str) -> bool:
-    """Whether the service answers yet."""
+    """True once the service answers."""
     try:
         with urllib.request.urlopen(f"{url}/readyz", timeout=5) as response:
             return bool(response.status == 200)

@@ -1,3 +1,3 @@
-"""The version that the OpenAPI document and `/v2` tell; equal to pyproject.toml's (tested)."""
+"""The one version; `python scripts/version.py --set VERSION` puts it everywhere else (tested)."""
 
 VERSION = "0.1.0"

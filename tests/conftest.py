@@ -14,9 +14,32 @@ from pnag.service.telemetry.logs import configure_logs
 
 pytest_plugins = [f"tests.fixtures.{name}" for name in ("devices", "supernet", "tiny_bundle", "training")]
 
+_FAST = ("models/", "service/", "test_client.py", "test_house.py", "test_version.py")
+"""Below this folder: tests that start no browser and no process and train nothing (the Makefile lists it too) ..."""
+_NOT_FAST = (
+    "models/policy/",
+    "service/contract/test_contract.py",
+    "service/engine/test_bundles.py",
+    "service/engine/test_model_files.py",
+    "service/engine/test_redis_cache.py",
+    "service/feedback/",
+    "service/test_server.py",
+)
+"""... but for these."""
+
 # A busy host is no failure; the timeout in pyproject.toml ends what hangs.
 settings.register_profile("pnag", deadline=None)
+settings.register_profile("fast", deadline=None, max_examples=20)
 settings.load_profile("pnag")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that `make test-fast` runs."""
+    here = Path(__file__).parent
+    for item in items:
+        name = item.path.relative_to(here).as_posix() if item.path.is_relative_to(here) else ""
+        if name.startswith(_FAST) and not name.startswith(_NOT_FAST) and not item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.fast)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,4 +1,4 @@
-"""How well a score orders pairs of networks it never saw: the composite score, the paper's learned one, MACs alone.
+"""Comparison of scores by the pairs they order right: the composite score, the paper's learned one, MACs alone.
 
 All see the same records and are asked at the same budgets; pairs are those of eq. 5.
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pnag.bench.markdown import table
 from pnag.bench.search.problem import load_problem, take
 from pnag.models.cost.additive import macs_cost
 from pnag.trainer.config import EvaluatorConfig, RankingConfig
@@ -20,6 +21,16 @@ from pnag.trainer.progress import Progress
 
 _HELD_OUT, _MOST_HELD_OUT = 0.2, 300
 _NUM_BUDGETS = 10
+_COLUMNS = (
+    # heading, key, format
+    ("right pairs", "accuracy", ".2%"),
+    ("Kendall tau", "kendall_tau", ".4f"),
+    ("both fit: right", "feasible_accuracy", ".2%"),
+    ("tau", "feasible_tau", ".4f"),
+    ("not both fit: right", "infeasible_accuracy", ".2%"),
+    ("tau", "infeasible_tau", ".4f"),
+    ("misjudged budget", "misjudged_budget", ".2%"),
+)
 
 
 def compare_evaluators(
@@ -69,18 +80,12 @@ def compare_evaluators(
 
 
 def evaluators_markdown(result: dict[str, Any]) -> str:
-    """A row per score."""
+    """Give a row to each score."""
+    rows = [[name, *(format(row[key], form) for _, key, form in _COLUMNS)] for name, row in result["scores"].items()]
     lines = [
         f"{result['space']}, {result['device']}: {result['num_records']} records, a fifth held out, {result['splits']} "
         f"splits, {result['budgets']} budgets.",
         "",
-        "| score | right pairs | Kendall tau | both fit: right | tau | not both fit: right | tau | misjudged budget |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        *table(["score", *(heading for heading, _, _ in _COLUMNS)], rows, "lrrrrrrr"),
     ]
-    for name, row in result["scores"].items():
-        lines.append(
-            f"| {name} | {row['accuracy']:.2%} | {row['kendall_tau']:.4f} | {row['feasible_accuracy']:.2%} "
-            f"| {row['feasible_tau']:.4f} | {row['infeasible_accuracy']:.2%} | {row['infeasible_tau']:.4f} "
-            f"| {row['misjudged_budget']:.2%} |"
-        )
     return "\n".join(lines) + "\n"

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pnag.bench.search.methods import METHODS, NO_ANSWER, Run
+from pnag.bench.search.methods.registry import METHODS
+from pnag.bench.search.methods.run import NO_ANSWER, MethodRun
 from pnag.bench.search.problem import Problem, best_of
 from pnag.models.files import to_json, write_atomic
 from pnag.models.pareto import hypervolume, pareto_front
@@ -38,7 +39,7 @@ _REFERENCE = ArchiveConfig(cells=256, elites=12, generations=150, children=2000,
 
 @dataclass(frozen=True)
 class Answers:
-    """What one run answered, one architecture per budget.
+    """Answers of one run, one architecture per budget.
 
     Attributes:
         cost_B, accuracy_B: by the evaluator; NaN where there was no answer.
@@ -65,7 +66,7 @@ class Reference:
     kind: str
     cost_F: Floats
     accuracy_F: Floats
-    floor: float
+    cheapest_accuracy: float
     """Predicted accuracy of the cheapest network: what anybody can answer."""
     truth_cost_F: Floats | None
     truth_F: Floats | None
@@ -96,12 +97,12 @@ def run_methods(
     problem: Problem, names: Sequence[str], seeds: Sequence[int], allowance: int, samples: int, folder: Path,
     progress: Progress, base: TrainConfig | None = None,
 ) -> list[Answers]:  # fmt: skip
-    """Every method with every seed; what `folder` already has is read instead of run."""
+    """Run every method with every seed; what `folder` already has is read instead of run."""
     base = base or TrainConfig(generator=GeneratorConfig())
     setting = f"{problem.digest()}-{allowance}-{samples}"
     done = []
     for seed in seeds:
-        run = Run(problem, allowance, samples, seed, scaled_config(base, allowance), progress)
+        run = MethodRun(problem, allowance, samples, seed, scaled_config(base, allowance), progress)
         for name in names:
             path = folder / f"{name}-{seed}.json"
             answers = _read(path, setting)
@@ -121,7 +122,7 @@ def run_methods(
     return done
 
 
-def run_method(run: Run, name: str) -> Answers:
+def run_method(run: MethodRun, name: str) -> Answers:
     """Fit one method and ask it for the test budgets."""
     problem, method = run.problem, METHODS[name]
     objective = problem.objective(limit=run.allowance)
@@ -147,7 +148,7 @@ def run_method(run: Run, name: str) -> Answers:
 
 
 def find_reference(problem: Problem, runs: Sequence[Answers], folder: Path, progress: Progress) -> Reference:
-    """All architectures where they can be listed; else a long search, kept in `folder`, and what the runs found."""
+    """Find the best of all architectures where they can be listed, else of a long search (in `folder`) and all runs."""
     truth_cost_F = truth_F = None
     if problem.is_enumerable:
         tokens_ND = problem.everything()
@@ -179,16 +180,16 @@ def find_reference(problem: Problem, runs: Sequence[Answers], folder: Path, prog
         cost_N, accuracy_N = cost_N[known], accuracy_N[known]
         kind = f"search with {document['calls']} calls, and every run"
     front = pareto_front(cost_N, accuracy_N)
-    floor = float(accuracy_N[np.lexsort((-accuracy_N, cost_N))[0]])
-    return Reference(kind, cost_N[front], accuracy_N[front], floor, truth_cost_F, truth_F)
+    cheapest_accuracy = float(accuracy_N[np.lexsort((-accuracy_N, cost_N))[0]])
+    return Reference(kind, cost_N[front], accuracy_N[front], cheapest_accuracy, truth_cost_F, truth_F)
 
 
-def regret(best_B: Floats, accuracy_B: Floats, fits_B: NDArray[np.bool_], floor: float) -> Floats:
-    """What an answer falls short of the best within its budget, per budget, as a fraction; >= 0 against a true best.
+def regret(best_B: Floats, accuracy_B: Floats, fits_B: NDArray[np.bool_], cheapest_accuracy: float) -> Floats:
+    """Give what answers fall short of the best within their budget, as fractions; >= 0 against a true best.
 
     An answer over its budget is worth no more than the cheapest network: the caller must fall back on it.
     """
-    worth_B = np.where(fits_B, accuracy_B, np.minimum(floor, best_B))
+    worth_B = np.where(fits_B, accuracy_B, np.minimum(cheapest_accuracy, best_B))
     # A reference may have been computed in another batch: beyond its rounding nothing is better than the best.
     return np.where(np.abs(best_B - worth_B) < _ROUNDING, 0.0, best_B - worth_B)
 
@@ -198,7 +199,7 @@ def score(problem: Problem, reference: Reference, answers: Answers) -> dict[str,
     budgets_B = problem.budgets_B
     with np.errstate(invalid="ignore"):
         fits_B = answers.cost_B <= budgets_B
-    regret_B = 100 * regret(reference.best(budgets_B), answers.accuracy_B, fits_B, reference.floor)
+    regret_B = 100 * regret(reference.best(budgets_B), answers.accuracy_B, fits_B, reference.cheapest_accuracy)
     above = budgets_B >= problem.low + CLIFF_FRACTION * (problem.high - problem.low)
     figures = {
         "mean_regret": float(regret_B.mean()),
@@ -221,24 +222,26 @@ def score(problem: Problem, reference: Reference, answers: Answers) -> dict[str,
 
 
 def regret_by_budget(problem: Problem, reference: Reference, answers: Answers) -> Floats:
-    """Points, per budget; for plots."""
+    """Give the regret in points, per budget; for plots."""
     with np.errstate(invalid="ignore"):
         fits_B = answers.cost_B <= problem.budgets_B
-    return 100 * regret(reference.best(problem.budgets_B), answers.accuracy_B, fits_B, reference.floor)
+    return 100 * regret(reference.best(problem.budgets_B), answers.accuracy_B, fits_B, reference.cheapest_accuracy)
 
 
 def _hypervolume_percent(
     problem: Problem, reference: Reference, cost_B: Floats, accuracy_B: Floats, fits_B: NDArray[np.bool_]
 ) -> float:
-    """Of the answers, relative to what they and the best answers span together; the corner is (dearest, floor).
+    """Hypervolume of the answers, relative to what they and the best answers span together.
+
+    The corner is the highest cost and the accuracy of the cheapest network.
 
     The best answers are those to the same budgets; one a little worse but cheaper can span what they leave out.
     """
     places = best_of(reference.cost_F, reference.accuracy_F, problem.budgets_B)
     cost = np.append(reference.cost_F[places], cost_B[fits_B])
     accuracy = np.append(reference.accuracy_F[places], accuracy_B[fits_B])
-    possible = hypervolume(cost, accuracy, problem.high, reference.floor)
-    reached = hypervolume(cost_B[fits_B], accuracy_B[fits_B], problem.high, reference.floor)
+    possible = hypervolume(cost, accuracy, problem.high, reference.cheapest_accuracy)
+    reached = hypervolume(cost_B[fits_B], accuracy_B[fits_B], problem.high, reference.cheapest_accuracy)
     return 100 * reached / possible
 
 

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pnag.bench.search.methods import METHODS
+from pnag.bench.search.methods.registry import METHODS
 from pnag.bench.search.report import headline, markdown
 from pnag.models.errors import PnagError
 from pnag.models.files import write_atomic

@@ -1,4 +1,4 @@
-"""What every method is given: a space, a cost, one fitted evaluator, and budgets that nobody trains on.
+"""Setting that every method is given: a space, a cost, one fitted evaluator, and budgets that nobody trains on.
 
 Axis letters: N = architectures, D = decisions, B = budgets.
 """
@@ -63,20 +63,20 @@ class Problem:
 
     @property
     def is_enumerable(self) -> bool:
-        """Whether the truth about the front can be had by looking at everything."""
+        """True where the front is found by looking at everything."""
         return self.space.num_architectures <= ENUMERABLE
 
     def objective(self, limit: int | None = None) -> RememberingObjective:
-        """A fresh counter over the same cost and evaluator."""
+        """Make a fresh counter over the same cost and evaluator."""
         return RememberingObjective(self.cost, self.accuracy, limit=limit)
 
     def everything(self) -> Tokens:
-        """All architectures, shape [N, D]."""
+        """List all architectures, shape [N, D]."""
         assert self.is_enumerable
         return self.space.assignments([d.name for d in self.space.decisions])
 
     def digest(self) -> str:
-        """Tells settings apart: results of another one are never mixed in."""
+        """Tell settings apart: results of another one are never mixed in."""
         probes_ND = self.space.sample(64, np.random.default_rng(0))
         return digest(
             self.space.to_dict(),
@@ -144,7 +144,7 @@ def load_problem(
 
 
 def take(records: Records, rows: NDArray[np.int64]) -> Records:
-    """Some of the records, in the order of `rows`."""
+    """Select some of the records, in the order of `rows`."""
     columns: dict[str, Any] = {n: v[rows] for n, v in vars(records).items() if isinstance(v, np.ndarray)}
     return replace(records, encodings=tuple(records.encodings[row] for row in rows), **columns)
 

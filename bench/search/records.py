@@ -33,7 +33,7 @@ NUM_TRAININGS = 3
 
 
 def read_trainings(path: Path, space: SearchSpace) -> tuple[Tokens, Floats]:
-    """All architectures of NAS-Bench-Macro's JSON and the accuracy of each training, shapes [N, D], [N, 3].
+    """Read all architectures of NAS-Bench-Macro's JSON and the accuracy of each training, shapes [N, D], [N, 3].
 
     Raises:
         RecordsError: if an architecture has no three `test_acc`.

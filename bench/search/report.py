@@ -7,8 +7,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from pnag.bench.markdown import table
 from pnag.bench.search.front import CLIFF_FRACTION, Answers, Reference, score
-from pnag.bench.search.methods import METHODS
+from pnag.bench.search.methods.registry import METHODS
 from pnag.bench.search.problem import Problem
 
 _COLUMNS = (
@@ -29,7 +30,7 @@ _COLUMNS = (
 
 
 def summarise(problem: Problem, reference: Reference, runs: Sequence[Answers]) -> dict[str, Any]:
-    """Everything a program may want: per method the mean and the deviation over seeds, and each seed's figures."""
+    """Sum up, as JSON: per method the mean and the deviation over seeds, and each seed's figures."""
     methods: dict[str, Any] = {}
     for name in dict.fromkeys(answers.method for answers in runs):
         mine = [answers for answers in runs if answers.method == name]
@@ -65,27 +66,25 @@ def terminal(summary: dict[str, Any], console: Console) -> None:
     """Print the table; the best of each figure stands out."""
     console.print(f"[bold]{summary['setting']['name']}[/bold]: {headline(summary)}")
     columns = _present(summary)
-    table = Table(show_edge=False, header_style="bold")
-    table.add_column("method", no_wrap=True)
+    grid = Table(show_edge=False, header_style="bold")
+    grid.add_column("method", no_wrap=True)
     for _, heading, _ in columns:
-        table.add_column(heading, justify="right")
+        grid.add_column(heading, justify="right")
     for row in _rows(summary, columns):
         style = "bold green" if row[0].startswith("elite-imitation") else None
-        table.add_row(*row, style=style)
-    console.print(table)
+        grid.add_row(*row, style=style)
+    console.print(grid)
 
 
 def markdown(summary: dict[str, Any]) -> str:
-    """The same table for a page."""
+    """Give the same table for a page."""
     columns = _present(summary)
-    lines = ["| method | " + " | ".join(heading for _, heading, _ in columns) + " |"]
-    lines.append("|---|" + "---:|" * len(columns))
-    lines += ["| " + " | ".join(row) + " |" for row in _rows(summary, columns)]
-    return "\n".join(lines) + "\n"
+    headings = ["method", *(heading for _, heading, _ in columns)]
+    return "\n".join(table(headings, _rows(summary, columns), "l" + "r" * len(columns))) + "\n"
 
 
 def headline(summary: dict[str, Any]) -> str:
-    """What was compared on what, in a sentence or two."""
+    """Say in a sentence or two which things were compared, and on what."""
     setting, evaluator = summary["setting"], summary["evaluator"]
     seeds = max(len(m["seeds"]) for m in summary["methods"].values())
     return (

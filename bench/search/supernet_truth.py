@@ -1,4 +1,4 @@
-"""How far labels of a supernet carry: their order against the truth, and what the bundle's answers lose by it.
+"""Comparison of a supernet's labels with the truth: their order, and what the bundle's answers lose by it.
 
 Axis letters: N = architectures, D = decisions, B = budgets.
 """

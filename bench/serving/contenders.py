@@ -1,4 +1,4 @@
-"""Who is compared, how each is started, and what it is asked."""
+"""Servers that are compared: how each is started, and what it is asked."""
 
 import json
 import os
@@ -27,7 +27,7 @@ PACKAGES = {
     "tritonclient": ["tritonclient[http]"],
 }
 LIBRARIES = ["numpy", "onnxruntime", "orjson", "cachetools", "pydantic"]
-"""What the generator needs in each of these environments."""
+"""Libraries that the generator needs in each of these environments."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,13 @@ class Contender:
 
 
 def contenders(bundle: Path, num_candidates: int, max_batch_size: int) -> list[Contender]:
-    """Everybody, each as its own documentation says to run it on a small machine: one worker, its own batching."""
+    """List everybody, each as its own documentation says to run it on a small machine: one worker, its own batching."""
     common = {"BUNDLE": str(bundle), "NUM_CANDIDATES": str(num_candidates), "MAX_BATCH_SIZE": str(max_batch_size)}
     ours = (PYTHON, "-m", "pnag", "serve", "--bundle", str(bundle), "--port", "{port}")
+    two_workers = {"PNAG_WORKERS": "2", "PNAG_INFERENCE_THREADS": "1"}
     settings = {"PNAG_NUM_CANDIDATES": str(num_candidates), "PNAG_MAX_BATCH_SIZE": str(max_batch_size)}
-    uvicorn = (
+    uncached = {**settings, "PNAG_CACHE_ENTRIES": "0"}
+    uvicorn: tuple[str, ...] = (
         PYTHON,
         "-m",
         "uvicorn",
@@ -63,21 +65,16 @@ def contenders(bundle: Path, num_candidates: int, max_batch_size: int) -> list[C
         "--no-access-log",
         "--log-level",
         "warning",
-        "--app-dir",
-        str(SERVERS),
     )
+    uvicorn += ("--app-dir", str(SERVERS))
     bentoml = ("bentoml", "serve", "bentoml_service:Pnag", "--working-dir", str(SERVERS), "--port", "{port}")
     compared = [
         Contender("bare uvicorn ASGI hello", (*uvicorn, "hello_asgi:app"), is_cached=True),
         Contender("FastAPI hello world", (*uvicorn, "hello_fastapi:app"), path="/hello", is_cached=True),
         Contender("FastAPI, request read", (*uvicorn, "hello_fastapi:app"), is_cached=True),
         Contender("pnag, cached", ours, environment=settings, is_cached=True),
-        Contender("pnag, uncached", ours, environment={**settings, "PNAG_CACHE_ENTRIES": "0"}),
-        Contender(
-            "pnag, uncached, 2 workers",
-            ours,
-            environment={**settings, "PNAG_CACHE_ENTRIES": "0", "PNAG_WORKERS": "2", "PNAG_INFERENCE_THREADS": "1"},
-        ),
+        Contender("pnag, uncached", ours, environment=uncached),
+        Contender("pnag, uncached, 2 workers", ours, environment={**uncached, **two_workers}),
     ]
     for workers in (1, 2):
         name = f", {workers} workers" if workers > 1 else ""
@@ -113,7 +110,7 @@ def environment_of(package: str, folder: Path) -> Path:
 
 
 def version_of(package: str, folder: Path) -> str:
-    """What of a package is installed in its environment."""
+    """Give the version of a package in its environment."""
     python = environment_of(package, folder) / "bin" / "python"
     code = f"import importlib.metadata as m; print(m.version({package!r}))"
     return subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""What may go wrong around the service, done to a real one under load, and the requests that failed of it, counted.
+"""Faults around the service, done to a real one under load, and the requests that failed of it, counted.
 
 Needs `redis-server` and `nginx`; a part whose program is missing is refused, not left out.
 """
@@ -8,16 +8,16 @@ import shutil
 import statistics
 import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
-from pnag.bench.serving.load import Asked, Request, ask_in_turn, offer, percentile_ms
+from pnag.bench.serving.load import Asked, ask_in_turn, offer, percentile_ms
+from pnag.bench.serving.requests import mixed_requests
 from pnag.bench.serving.running_service import NotRunningError, RunningService, free_port
-from pnag.bench.serving.soak import mixed_requests
 from pnag.models.bundle.bundle import MANIFEST, Bundle
 from pnag.models.files import to_json
 from pnag.trainer.progress import Progress
@@ -51,7 +51,7 @@ http {{
 
 
 def all_faults(bundle_folder: Path, progress: Progress) -> dict[str, Any]:
-    """Every part in turn; the report as JSON.
+    """Do every part in turn; the report as JSON.
 
     Raises:
         NotRunningError: if something does not start, or does not get where it should.
@@ -89,7 +89,7 @@ def redis_killed(bundle: Path, folder: Path) -> dict[str, Any]:
 
     try:
         _until(lambda: service.wait().metric("pnag_redis_up") == 1, "the service does not use Redis")
-        asked = _load_while(service.port, bundle, break_it)
+        asked = _load_while(service.url, bundle, break_it)
     finally:
         service.close()
         redis.kill()
@@ -115,11 +115,8 @@ def bundles_swapped(bundle: Path, folder: Path, swaps: int = 50) -> dict[str, An
                 raise NotRunningError(f"swap {number} was refused: {content!r}")
             served.add(json.loads(service.ask("GET", "/bundles")[1])["bundles"][0]["version"])
 
-    try:
-        service.wait()
-        asked = _load_while(service.port, bundle, swap)
-    finally:
-        service.close()
+    with service:
+        asked = _load_while(service.url, bundle, swap)
     return {"swaps": len(served), **_counts(asked)}
 
 
@@ -141,7 +138,7 @@ def replicas_ended(bundle: Path, folder: Path, rounds: int = 4) -> dict[str, Any
     try:
         for replica in replicas:
             replica.wait()
-        asked = _load_while(port, bundle, update)
+        asked = _load_while(f"http://127.0.0.1:{port}", bundle, update)
     finally:
         proxy.terminate()
         proxy.wait()
@@ -151,9 +148,8 @@ def replicas_ended(bundle: Path, folder: Path, rounds: int = 4) -> dict[str, Any
 
 
 def many_reloads(bundle: Path, folder: Path, reloads: int = 200) -> dict[str, Any]:
-    """The same bundle loaded again and again; resident memory afterwards."""
-    service = RunningService(bundle, folder / "log").wait()
-    try:
+    """Load the same bundle again and again; resident memory afterwards."""
+    with RunningService(bundle, folder / "log") as service:
         sizes_mb = [service.rss_mb]
         for _ in range(reloads):
             (bundle / MANIFEST).touch()
@@ -162,12 +158,10 @@ def many_reloads(bundle: Path, folder: Path, reloads: int = 200) -> dict[str, An
                 raise NotRunningError(f"a reload was not done: {content!r}")
             sizes_mb.append(service.rss_mb)
         return {"reloads": reloads, "rss_mb_after": {n: sizes_mb[n] for n in (0, 1, 10, 20, 50, 100, 150, reloads)}}
-    finally:
-        service.close()
 
 
 def overload_in_haste(bundle: Path, folder: Path) -> dict[str, Any]:
-    """The same where late answers are worthless: short runs, and hardly anybody waits."""
+    """Overload where late answers are worthless: short runs, and hardly anybody waits."""
     return overload(bundle, folder, connections=IN_HASTE["max_waiting"] + 2 * IN_HASTE["max_batch_size"], **IN_HASTE)
 
 
@@ -185,18 +179,17 @@ def overload(
     Args:
         connections: in a closed loop, for the capacity: so many that all have room.
     """
-    service = RunningService(bundle, folder / "log", cache_entries=0, **settings).wait()
     wanted = (one for one in mixed_requests(Bundle.load(bundle), seed=1) if one[0] == "miss")
-    try:
-        ask_in_turn(service.port, wanted, connections, 3)  # warm
+    with RunningService(bundle, folder / "log", cache_entries=0, **settings) as service:
+        ask_in_turn(service.url, wanted, connections, 3)  # warm
         found = []
         for _ in range(rounds):
             time.sleep(RECOVERY_S)
-            capacity_per_s = _per_s(ask_in_turn(service.port, wanted, connections, seconds / 2), seconds / 2)
-            calm = offer(service.port, wanted, capacity_per_s / 5, seconds / 2)
+            capacity_per_s = _per_s(ask_in_turn(service.url, wanted, connections, seconds / 2), seconds / 2)
+            calm = offer(service.url, wanted, capacity_per_s / 5, seconds / 2)
             # Made up before the clock runs: it takes the client about as long as sending them.
             many = list(islice(wanted, round(times * capacity_per_s * seconds)))
-            busy = offer(service.port, many, times * capacity_per_s, seconds)
+            busy = offer(service.url, many, times * capacity_per_s, seconds)
             found.append(
                 {
                     "capacity_per_s": capacity_per_s,
@@ -210,83 +203,27 @@ def overload(
                 }
             )
         return {name: statistics.median(one[name] for one in found) for name in found[0]} | {"rounds": found}
-    finally:
-        service.close()
 
 
-def faults_markdown(report: dict[str, Any]) -> str:
-    """The report for people."""
-    redis, swaps, ended = report["redis_killed"], report["bundles_swapped"], report["replicas_ended"]
-    sizes = report["many_reloads"]["rss_mb_after"]
-    haste = ", ".join(f"`PNAG_{name.upper()}={value}`" for name, value in IN_HASTE.items())
-    rows = [
-        (f"Redis killed {redis['killed']} times and back, noticed {redis['noticed']} times", redis),
-        (f"{swaps['swaps']} bundles swapped", swaps),
-        (f"{ended['sigterms']} SIGTERMs behind nginx, exit codes {ended['exit_codes']}", ended),
-    ]
-    lines = ["| done under load | requests | failed | p50 ms | p99 ms | slowest ms |", "|---|---|---|---|---|---|"]
-    lines += [
-        f"| {what} | {c['requests']} | {c['failed']} | {c['p50_ms']:.1f} | {c['p99_ms']:.1f} | {c['slowest_ms']:.0f} |"
-        for what, c in rows
-    ]
-    lines += [
-        "",
-        f"{report['many_reloads']['reloads']} reloads: resident MB after "
-        + ", ".join(f"{number}: {size:.1f}" for number, size in sizes.items())
-        + ".",
-        "",
-        "New budgets at 3 times capacity, in an open loop:",
-        "",
-        "| settings | capacity per s | unloaded p99 ms | accepted: p50 ms | p99 ms | p99 over unloaded "
-        "| goodput, % of capacity | told 503, % | failed |",
-        "|---|---|---|---|---|---|---|---|---|",
-        *(
-            f"| {settings} | {c['capacity_per_s']:.0f} | {c['unloaded_p99_ms']:.1f} | {c['overloaded_p50_ms']:.0f} "
-            f"| {c['overloaded_p99_ms']:.0f} | {c['p99_ratio']:.1f} | {100 * c['goodput']:.0f} | {100 * c['shed']:.0f} "
-            f"| {c['failed']:g} |"
-            for settings, c in (("default", report["overload"]), (haste, report["overload_in_haste"]))
-        ),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _load_while(port: int, bundle: Path, do: Callable[[], None]) -> list[Asked]:
+def _load_while(url: str, bundle: Path, do: Callable[[], None]) -> list[Asked]:
     """Offer a mixed load until `do` is done; what it raises is raised."""
-    over = threading.Event()
-    raised: list[BaseException] = []
+    source = mixed_requests(Bundle.load(bundle))  # the bundle is read before it is swapped
 
-    def done() -> None:
-        try:
-            time.sleep(1)
-            do()
-        except BaseException as exc:  # noqa: BLE001  # told below, in the thread that waits
-            raised.append(exc)
-        finally:
-            over.set()
+    def work() -> None:
+        time.sleep(1)
+        do()
 
-    def requests() -> Iterator[Request]:
-        for one in mixed_requests(Bundle.load(bundle)):
-            if over.is_set():
-                return
-            yield one
-
-    thread = threading.Thread(target=done)
-    source = requests()
-    first = next(source)  # the bundle is read before it is swapped
-    thread.start()
-    asked = offer(port, (one for part in ([first], source) for one in part), PER_S, 600)
-    thread.join()
-    if raised:
-        raise raised[0]
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(work)
+        asked = offer(url, takewhile(lambda _: not job.done(), source), PER_S, 600)
+        job.result()
     return asked
 
 
 def _counts(asked: Sequence[Asked]) -> dict[str, Any]:
-    """Failed: refused what is right, accepted what is wrong, or said nothing."""
-    wrong = [one for one in asked if not (400 <= one.status < 500 if one.kind == "bad" else one.status == 200)]
     return {
         "requests": len(asked),
-        "failed": len(wrong),
+        "failed": sum(one.is_wrong for one in asked),
         "p50_ms": percentile_ms(asked, 50),
         "p99_ms": percentile_ms(asked, 99),
         "slowest_ms": max(one.ms for one in asked),

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pnag.bench.serving.compare import OURS, OURS_TWICE, PEERS, serving_markdown
-from pnag.bench.serving.faults import faults_markdown
-from pnag.bench.serving.soak import soak_markdown
+from pnag.bench.markdown import table
+from pnag.bench.serving.compare import OURS, OURS_TWICE, PEERS
+from pnag.bench.serving.report import faults_markdown, serving_markdown, soak_markdown
 from pnag.models.errors import PnagError
 from pnag.models.files import write_atomic
 
@@ -38,12 +38,16 @@ def write_serving_page(results: Path, out: Path) -> Path:
         "## Soak\n",
         soak_markdown(reports["soak"]),
     ]
+    stack = {name: results / "stack" / f"{name}.json" for name in ("serve", "soak")}
+    if all(path.exists() for path in stack.values()):
+        found = {name: json.loads(path.read_text()) for name, path in stack.items()}
+        parts += [_STACK, serving_markdown(found["serve"]), soak_markdown(found["soak"])]
     write_atomic(out, "\n".join(parts))
     return out
 
 
 def best_peer(report: dict[str, Any], *, has_two_workers: bool) -> str:
-    """Who of the others with so many workers answered most requests per second."""
+    """Name the one of the others with so many workers that answered most requests per second."""
     peers: dict[str, float] = {
         name: c["requests_per_s"]
         for name, c in report["contenders"].items()
@@ -64,7 +68,7 @@ def _targets(serve: dict[str, Any], faults: dict[str, Any], soak: dict[str, Any]
     short = "3 times capacity, short queue"
     rows = [
         ("cached answers over a FastAPI hello world, requests/s", ">= 4", f"{fastapi:.2f}", fastapi >= 4),
-        ("cached answers over a bare uvicorn hello, requests/s", ">= .9", f"{bare:.2f}", bare >= 0.9),
+        ("cached answers over a bare uvicorn hello, requests/s", ">= 0.9", f"{bare:.2f}", bare >= 0.9),
         *(
             (f"{ours} over {peer}, the best other of so many workers, requests/s", ">= 1.8",
              f"{ratios[ours, peer]['requests_per_s']:.2f}", ratios[ours, peer]["requests_per_s"] >= 1.8)
@@ -80,11 +84,8 @@ def _targets(serve: dict[str, Any], faults: dict[str, Any], soak: dict[str, Any]
         (f"{soak['seconds'] / 60:g} minutes of soak: MB, second and last quarter", "flat",
          f"{rss['second_quarter']:.1f}, {rss['last_quarter']:.1f}", soak["is_flat"]),
     ]  # fmt: skip
-    lines = ["| what | target | measured | met |", "|---|---|---|---|"]
-    lines += [
-        f"| {what} | {target} | {found} | {'yes' if is_met else '**no**'} |" for what, target, found, is_met in rows
-    ]
-    return "\n".join(lines) + "\n"
+    cells = [(what, target, found, "yes" if is_met else "**no**") for what, target, found, is_met in rows]
+    return "\n".join(table(("what", "target", "measured", "met"), cells)) + "\n"
 
 
 _FAULT_PARTS = {
@@ -103,6 +104,12 @@ _SERVERS = """LitServe, BentoML and MLServer serve the same bundle: the same cod
 budgets, in batches of the same size, and each server does the rest its own way. *cached* and the hellos are asked the
 same again and again, the others for budgets that all differ. While one is asked, the others are stopped. Of several
 processes, memory that they share is counted in each.
+"""
+
+_STACK = """## The stack in containers
+
+Written by `make load`: the same load on the compose stack (keys on, Redis on), everything on one machine. One replica
+is asked directly, two are asked through nginx; the soak goes through nginx, and memory is the sum of both replicas.
 """
 
 _FAULTS = """A mixed load (known and new budgets, fronts, batches, wrong requests) while something breaks. *failed*:

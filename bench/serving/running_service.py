@@ -1,8 +1,6 @@
 """`pnag serve` in a process of its own, with what the system says of it: memory, open files, exit code."""
 
 import contextlib
-import http.client
-import json
 import os
 import re
 import socket
@@ -10,14 +8,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import httpx
 import psutil
 
 from pnag.models.errors import PnagError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60.0
+PLAINLY: dict[str, Any] = {"timeout": PATIENCE_S, "trust_env": False, "verify": False}
+"""For httpx: no proxy and no certificates are looked for, which takes longer than to ask."""
 
 
 class NotRunningError(PnagError):
@@ -33,42 +34,48 @@ def free_port() -> int:
 
 
 class RunningService:
-    """One worker; started when built, ready when `wait` returns."""
+    """One worker; started when built, ready when `wait` returns or its block begins, ended with its block."""
 
     def __init__(self, bundle: Path, log: Path, port: int | None = None, **settings: object) -> None:
         self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
         self._log = log
         variables = {f"PNAG_{name.upper()}": str(value) for name, value in settings.items()}
         environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "PNAG_WATCH_INTERVAL_S": "0", **variables}
         command = [sys.executable, "-m", "pnag", "serve", "--bundle", str(bundle.resolve()), "--port", str(self.port)]
         with log.open("ab") as output:
             self.process = subprocess.Popen(command, env=environment, stderr=output, cwd=REPOSITORY)
-        self._seen = psutil.Process(self.process.pid)
+        self.seen = psutil.Process(self.process.pid)
 
-    def wait(self) -> "RunningService":
-        """Until it is ready.
+    def wait(self) -> Self:
+        """Wait until it is ready.
 
         Raises:
             NotRunningError: with the end of its log.
         """
         end = time.monotonic() + PATIENCE_S
         while time.monotonic() < end and self.process.poll() is None:
-            with contextlib.suppress(OSError, http.client.HTTPException):
+            with contextlib.suppress(httpx.TransportError):
                 if self.ask("GET", "/readyz")[0] == 200:
                     return self
             time.sleep(0.1)
         raise NotRunningError(f"the service did not start:\n{self._log.read_text()[-2000:]}")
 
+    def __enter__(self) -> Self:
+        """Wait until it is ready; end it if it never is."""
+        try:
+            return self.wait()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
         """Status and content of one request on a connection of its own."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
-        try:
-            headers = {} if body is None else {"content-type": "application/json"}
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
-            response = connection.getresponse()
-            return response.status, response.read()
-        finally:
-            connection.close()
+        response = httpx.request(method, self.url + path, json=body, **PLAINLY)
+        return response.status_code, response.content
 
     def metric(self, line: str) -> float:
         """A metric's value by name and labels, as `/metrics` prints them; NaN if it is not there."""
@@ -78,12 +85,7 @@ class RunningService:
     @property
     def rss_mb(self) -> float:
         """Resident memory."""
-        return float(self._seen.memory_info().rss) / 1e6
-
-    @property
-    def num_files(self) -> int:
-        """Open file descriptors, sockets included."""
-        return int(self._seen.num_fds())
+        return float(self.seen.memory_info().rss) / 1e6
 
     def end(self) -> int:
         """Ask it to end as an operator does; its exit code."""

@@ -6,6 +6,9 @@
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 CACHE=${PNAG_E2E_CACHE:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/pnag-e2e}
+PYTHON=${PNAG_E2E_PYTHON:-$ROOT/.venv/bin/python} # of an environment with the extra `bench`; make test has made one
+# shellcheck disable=SC2034  # for the scripts that source this
+VERSION=$(sed -n 's/^VERSION = "\(.*\)"/\1/p' "$ROOT/service/version.py") IMAGE=pnag:$VERSION
 NO_ENGINE=77 # exit code: nothing was tested, because no engine can be started
 export PIP_DISABLE_PIP_VERSION_CHECK=1 COMPOSE_PROGRESS=quiet
 . "$ROOT/deploy/e2e/standins.sh"
@@ -47,6 +50,7 @@ enter() {
   make_standins
   say "stand-ins for the base and server images are made (root file systems kept in the cache folder)"
   # Word for word, but for what this machine needs: its own base image, and its network for pip.
+  # shellcheck disable=SC2329  # the blocks of the documents call it
   docker() {
     if [ "$1" = build ]; then shift; command docker build --network=host --build-arg BASE="$BASE" \
       --build-arg TORCH_FLAGS="${TORCH_FLAGS:-}" "$@" >"$WORK/build.log" 2>&1 ||
@@ -170,9 +174,9 @@ follow() {
 check_all_followed() {
   local file name
   for file in deploy.md runbook.md; do
-    for name in $(sed -n 's/^<!-- run: \(.*\) -->$/\1/p' "$ROOT/docs/$file"); do
+    while read -r name; do
       [[ $name == train* ]] || grep -qxF "$file:$name" "$WORK/followed" || fail "docs/$file: block $name was not run"
-    done
+    done < <(sed -n 's/^<!-- run: \(.*\) -->$/\1/p' "$ROOT/docs/$file")
   done
 }
 
@@ -197,4 +201,6 @@ metric() { # address, regular expression of a sample's name and labels: the sum 
   curl -fsS -m 5 "http://$1:9000/metrics" | awk -v sample="$2" '$0 !~ /^#/ && $0 ~ "^" sample { sum += $NF; found = 1 } END { if (found) print sum; else print "absent" }'
 }
 
-traffic() { python3 "$ROOT/deploy/e2e/traffic.py" "$@"; }
+# Not `python -m pnag`: the current folder holds the stack's own copy, which has no bench.
+bench() { "${PYTHON%/*}/pnag" bench "$@"; }
+traffic() { bench traffic "$@"; }

@@ -19,7 +19,7 @@ pathlib.Path(os.environ["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]).read_text(
 class Handler(http.server.BaseHTTPRequestHandler):
     """Well, always."""
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         """Answer the health check."""
         self.send_response(200)
         self.end_headers()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 RATE_INTERVAL = "1m"
-"""What Grafana puts for $__rate_interval: four scrape intervals at least."""
+"""Value that Grafana puts for $__rate_interval: four scrape intervals at least."""
 
 
 class Prometheus:
@@ -30,13 +30,13 @@ class Prometheus:
             return json.load(answer)["data"]
 
     def values(self, expression: str) -> list[float]:
-        """What an expression is now."""
+        """Evaluate an expression now."""
         result = self.ask("query", query=expression.replace("$__rate_interval", RATE_INTERVAL))
         return [float(series["value"][1]) for series in result["result"]]
 
 
 def problems(prometheus: Prometheus, dashboard: dict[str, Any], replicas: int) -> list[str]:
-    """What is not as it should be, in words."""
+    """Say in words what is not as it should be."""
     found = []
     targets = [t for t in prometheus.ask("targets")["activeTargets"] if t["labels"]["job"] == "pnag"]
     if [t["health"] for t in targets] != ["up"] * replicas:

@@ -28,7 +28,7 @@ on_exit() {
 trap on_exit EXIT
 
 # traffic in the background, its report when it ends
-begin_traffic() { rm -f "$WORK/stop"; traffic "$GATEWAY" --key "$KEY" --until "$WORK/stop" --seconds 120 "$@" >"$WORK/traffic.json" & traffic_pid=$!; }
+begin_traffic() { rm -f "$WORK/stop"; traffic "$GATEWAY" --key "$KEY" --until "$WORK/stop" --seconds 120 "$@" >"$WORK/traffic.json" & traffic_pid=$!; sleep 1; }
 end_traffic() { touch "$WORK/stop"; wait "$traffic_pid"; sed 's/^/        /' "$WORK/traffic.json"; }
 reported() { python3 -c 'import json, sys; report = json.load(open(sys.argv[1])); print(eval(sys.argv[2], {}, report))' "$WORK/traffic.json" "$1"; }
 expect() { # what was traffic's report to be, in Python
@@ -47,10 +47,10 @@ say "Refusals"
 if output=$(docker compose up --detach 2>&1); then fail "compose started without secrets"; fi
 grep -q 'make_env.sh' <<<"$output" || fail "the message does not say what to do: $output"
 ok "without secrets compose stops, and says how to make them"
-if output=$(docker run --rm --network none pnag:0.1.0 2>&1); then fail "an open service started"; fi
+if output=$(docker run --rm --network none "$IMAGE" 2>&1); then fail "an open service started"; fi
 grep -q 'PNAG_API_KEYS' <<<"$output" || fail "$output"
 ok "without keys the image refuses to be open to everybody"
-if output=$(docker run --rm --network none -e PNAG_ALLOW_ANONYMOUS=true -e PNAG_BUNDLES=/bundles pnag:0.1.0 2>&1); then fail "it started without a bundle"; fi
+if output=$(docker run --rm --network none -e PNAG_ALLOW_ANONYMOUS=true -e PNAG_BUNDLES=/bundles "$IMAGE" 2>&1); then fail "it started without a bundle"; fi
 grep -q 'no bundle in' <<<"$output" || fail "$output"
 ok "with nothing but an empty bundle volume it does not start, and says so"
 
@@ -75,12 +75,12 @@ find_replicas
 
 size() { docker image inspect -f '{{.Size}}' "$1" | awk '{ printf "%d", $1 / 1e6 }'; }
 if [ -n "${BASE:-}" ]; then base_mb=$(size "$BASE"); else base_mb=0; fi
-total_mb=$(size pnag:0.1.0)
-[ "$(docker image inspect -f '{{.Config.User}}' pnag:0.1.0)" = 10001:10001 ] || fail "the image runs as root"
+total_mb=$(size "$IMAGE")
+[ "$(docker image inspect -f '{{.Config.User}}' "$IMAGE")" = 10001:10001 ] || fail "the image runs as root"
 if docker compose exec -T pnag sh -c 'touch /app/x' 2>/dev/null; then fail "the root file system can be written"; fi
 docker compose exec -T pnag python - <<'PY' || fail "what should not be in the image is"
 import importlib.util, shutil
-assert not any(map(importlib.util.find_spec, ("torch", "pip", "trainer", "onnx", "pandas"))), "a module too many"
+assert not any(map(importlib.util.find_spec, ("torch", "pip", "pnag.trainer", "pnag.bench", "onnx", "pandas"))), "a module too many"
 assert not any(map(shutil.which, ("gcc", "cc", "make", "git"))), "a compiler"
 PY
 ok "image: $total_mb MB ($((total_mb - base_mb)) MB of it ours), uid 10001, read-only, no torch, no pip, no compiler"
@@ -100,7 +100,7 @@ ok "both give the same answer, byte for byte"
 # ---- failures under load ---------------------------------------------------------------------------------------------
 
 say "A replica is killed under load"
-begin_traffic --workers 3
+begin_traffic --connections 3
 sleep 2
 pid=$(docker inspect -f '{{.State.Pid}}' "$(docker compose ps -q pnag-2)")
 if [ -n "${PNAG_E2E_OWN_ENGINE:-}" ]; then kill -9 "$pid"; else docker compose kill pnag-2; sleep 1; docker compose start pnag-2; fi
@@ -111,7 +111,7 @@ expect 'failed == 0 and answered > 100'
 ok "killed and back by itself: $(reported answered) requests, 0 failed"
 
 say "Replicas are replaced under load"
-begin_traffic --workers 3
+begin_traffic --connections 3
 sleep 1
 follow deploy.md rolling
 sleep 1
@@ -131,7 +131,7 @@ fails_with() { # how, command that breaks it, command that mends it
   local attempt
   for attempt in 1 2 3; do # a request may fail in none; a slow one may be the host's doing, but not in each of them
     seed=$((seed + 1))
-    begin_traffic --workers 2 --pause-s .02 --seed $seed
+    begin_traffic --connections 2 --pause-s .02 --seed $seed
     sleep .5
     eval "$2" >/dev/null
     sleep 3
@@ -172,7 +172,7 @@ manifest |= {"version": "2", "created_at": "2100-01-01T00:00:00+00:00"}
 json.dump(manifest, open(sys.argv[1], "w"))
 PY
 chmod -R a+rX mine
-begin_traffic --workers 3 --seed 7
+begin_traffic --connections 3 --seed 7
 sleep 1
 follow deploy.md new-bundle
 serves() { [ "$(version_of "$one" "$1")" = "$2" ] && [ "$(version_of "$two" "$1")" = "$2" ]; }
@@ -222,10 +222,10 @@ ok "taken away again: version 1 answers"
 
 say "Overload"
 rm -f "$WORK/stop"
-traffic "$GATEWAY" --key "$KEY" --seconds 5 --workers 400 --allow 503 --allow 429 --seed 11 >"$WORK/traffic.json"
+traffic "$GATEWAY" --key "$KEY" --seconds 5 --connections 400 --allow 503 --allow 429 --seed 11 >"$WORK/traffic.json"
 sed 's/^/        /' "$WORK/traffic.json"
 expect 'failed == 0 and statuses.get("503", 0) > 0 and statuses.get("200", 0) > 0 and without_retry_after == 0'
-traffic "$GATEWAY" --key "$KEY" --seconds 2 --workers 2 --seed 12 >"$WORK/traffic.json"
+traffic "$GATEWAY" --key "$KEY" --seconds 2 --connections 2 --seed 12 >"$WORK/traffic.json"
 expect 'failed == 0 and set(statuses) == {"200"}'
 ok "told to come back later, with Retry-After; afterwards every request is answered (p99 $(reported p99_ms) ms)"
 
@@ -236,7 +236,7 @@ post() { curl -fsS -m 5 "$GATEWAY$1" -H "authorization: Bearer $KEY" -H 'content
 field() { python3 -c 'import json, sys; print(eval(sys.argv[1], {}, json.load(sys.stdin)))' "$1"; }
 id=$(post /generate '{"budget_ms": 20}' | field 'architecture["id"]')
 for latency_ms in 12.5 17.25 29; do post /feedback "{\"id\": \"$id\", \"device\": \"e2e\", \"latency_ms\": $latency_ms}" >/dev/null; done
-traffic "$GATEWAY" --key "$KEY" --seconds 25 --workers 2 --pause-s .01 --fresh-every 0 >/dev/null &
+traffic "$GATEWAY" --key "$KEY" --seconds 25 --connections 2 --pause-s .01 --fresh-every 0 >/dev/null &
 traffic_pid=$!
 follow runbook.md feedback >"$WORK/feedback.json"
 [ "$(field 'num_reports' <"$WORK/feedback.json")" = 3 ] || fail "$(cat "$WORK/feedback.json")"

@@ -16,6 +16,7 @@ make_rootfs() {
   done
   # The list of hosts stays out of the images. pip must trust what this machine trusts: the build has its network.
   # Merged /usr as the official images have it: by default it comes with a package that needs 50 MB of perl.
+  # shellcheck disable=SC2016  # $1 is the hook's own
   mmdebstrap --quiet --format=tar --variant=minbase --include=ca-certificates,python3.11,python3-pip,python3-venv \
     --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr --dpkgopt=force-unsafe-io \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \

@@ -24,7 +24,7 @@ for network in sorted(networks):
     print(f"{network},{70 + 1.4 * size - 0.03 * size**2 + draw.gauss(0, 0.2):.3f}")
 PY
 chmod -R a+rX records
-docker image inspect -f 'the image of the trainer: {{.Size}} bytes' pnag-trainer:0.1.0
+docker image inspect -f 'the image of the trainer: {{.Size}} bytes' "pnag-trainer:$VERSION"
 follow deploy.md train
 ask() {
   curl -fsS -m 5 http://localhost:8000/generate -H "authorization: Bearer $KEY" -H 'content-type: application/json' \

@@ -60,8 +60,7 @@ export const bundles = async () => (await call("/bundles")).bundles;
 // As many points as a wide chart has room for; a front can hold thousands.
 const FRONT_POINTS = 500;
 
-export const front = async (bundle) =>
-  (await call(`/pareto-front?bundle=${encodeURIComponent(bundle)}&points=${FRONT_POINTS}`)).points;
+export const front = async (bundle) => (await call(`/pareto-front?bundle=${encodeURIComponent(bundle)}&points=${FRONT_POINTS}`)).points;
 
 export const known = (bundle) => call(`/bundles/${encodeURIComponent(bundle)}/known`);
 

@@ -284,8 +284,18 @@ function showCosts(predicted, binding) {
     predicted.latency_coverage > 0.5
       ? `at ${format.coverage(predicted.latency_coverage)}\u202f%; plain ${format.withUnit(format.ms(predicted.latency_ms), "ms")}`
       : "plain prediction";
-  const names = { latency: "The latency budget", macs: "The MACs limit", params: "The parameter limit", size: "The size limit", peak_memory: "The memory limit" };
-  $("binding").textContent = names[binding] ? `${names[binding]} binds` : binding === "none" ? "Nothing binds: there is no better network" : "";
+  const names = {
+    latency: "The latency budget",
+    macs: "The MACs limit",
+    params: "The parameter limit",
+    size: "The size limit",
+    peak_memory: "The memory limit",
+  };
+  $("binding").textContent = names[binding]
+    ? `${names[binding]} binds`
+    : binding === "none"
+      ? "Nothing binds: there is no better network"
+      : "";
 }
 
 /** The neighbours on the front, a step above and below: a tenth of a percent, or what corresponds to it. */
@@ -302,10 +312,16 @@ function showNext(predicted) {
   const among = Object.keys(state.limits).length ? " within your limits" : "";
   $("steps").replaceChildren(
     cheaper
-      ? step(`${quality.gap(predicted.height - cheaper.height)} ${quality.sign > 0 ? "less" : "more"} saves ${format.withUnit(format.ms(spent - at(cheaper)), "ms")}`, at(cheaper))
+      ? step(
+          `${quality.gap(predicted.height - cheaper.height)} ${quality.sign > 0 ? "less" : "more"} saves ${format.withUnit(format.ms(spent - at(cheaper)), "ms")}`,
+          at(cheaper),
+        )
       : element("p", "step", `No network of the front is faster and ${quality.stepText} worse at most.`),
     up
-      ? step(`${quality.gap(up.height - predicted.height)} ${quality.sign > 0 ? "more" : "less"} costs ${format.withUnit(format.ms(Math.max(0, at(up) - spent)), "ms")}`, at(up))
+      ? step(
+          `${quality.gap(up.height - predicted.height)} ${quality.sign > 0 ? "more" : "less"} costs ${format.withUnit(format.ms(Math.max(0, at(up) - spent)), "ms")}`,
+          at(up),
+        )
       : element("p", "step", `No network of the front is ${quality.stepText} better${among}.`),
   );
 }
@@ -377,7 +393,8 @@ function showProblem(problem) {
   const smallest = body.smallest_feasible_ms;
   if (limited) {
     const { cost, needs } = limited;
-    $("rescue-text").textContent = `The fastest network of all needs ${format.withUnit(format.amount(needs), cost.unit)} (${cost.title.toLowerCase()}).`;
+    $("rescue-text").textContent =
+      `The fastest network of all needs ${format.withUnit(format.amount(needs), cost.unit)} (${cost.title.toLowerCase()}).`;
     rescue("Drop that limit", () => {
       $(`limit-${cost.limit}`).value = "";
       setLimit(cost.limit, "");
@@ -396,7 +413,10 @@ function showProblem(problem) {
     $("network-title").textContent = "The fastest network there is";
     showNetwork(body.architecture);
     if (point) {
-      showCosts({ ...point, latency_upper_ms: roundUp(point.latency_ms * factorOf(current(), coverageNow())), latency_coverage: coverageNow() }, "");
+      showCosts(
+        { ...point, latency_upper_ms: roundUp(point.latency_ms * factorOf(current(), coverageNow())), latency_coverage: coverageNow() },
+        "",
+      );
     }
     $("download").hidden = true;
     $("export-command").textContent = snippets.exportCommand(body.architecture, current().body.name);
@@ -432,7 +452,9 @@ function showFailure(error, asked, isLast) {
     askForKey(error);
   } else if (error.isOverload) {
     main.dataset.state = shown ? "answered" : main.dataset.state;
-    showNotice(`The service has more to do than it can. ${shown ? `This is the answer for ${format.withUnit(format.typed(shown.budget_ms), "ms")}; a` : "A"}sking again in ${error.retryAfterS}\u202fs.`);
+    showNotice(
+      `The service has more to do than it can. ${shown ? `This is the answer for ${format.withUnit(format.typed(shown.budget_ms), "ms")}; a` : "A"}sking again in ${error.retryAfterS}\u202fs.`,
+    );
     clearTimeout(retryTimer);
     retryTimer = setTimeout(ask, error.retryAfterS * 1000);
   } else if (error.code === "unknown-bundle") {
@@ -598,7 +620,10 @@ function showLegend([front, other]) {
   if (isBound) items.push([line("plain"), "the same, plain prediction"]);
   if (other) items.push([line("soft", 'stroke-dasharray="5 4"'), other.label]);
   if (known.latency_ms.length) {
-    items.push([`<circle cx="10" cy="6" r="2.5" fill="var(--edge)"/>`, `${known.latency_ms.length.toLocaleString("en")} measured networks`]);
+    items.push([
+      `<circle cx="10" cy="6" r="2.5" fill="var(--edge)"/>`,
+      `${known.latency_ms.length.toLocaleString("en")} measured networks`,
+    ]);
   }
   if (known.references.length) {
     items.push([`<path d="M10 1l5 5-5 5-5-5z" fill="var(--surface)" stroke="var(--ink)" stroke-width="1.5"/>`, "reference networks"]);
@@ -621,7 +646,13 @@ function showTable() {
   $("front-rows").replaceChildren(
     ...rows.map((p) => {
       const row = document.createElement("tr");
-      const cells = [format.typed(roundUp(p.latency_ms * factor)), quality.number(p.height), format.ms(p.latency_ms), format.amount(p.macs_m), format.amount(p.params_m)];
+      const cells = [
+        format.typed(roundUp(p.latency_ms * factor)),
+        quality.number(p.height),
+        format.ms(p.latency_ms),
+        format.amount(p.macs_m),
+        format.amount(p.params_m),
+      ];
       row.append(...cells.map((text) => element("td", "", text)));
       return row;
     }),
@@ -658,7 +689,10 @@ function showFacts() {
   const check = body.table_check;
   const facts = [];
   if (evaluator.kendall_tau !== undefined) {
-    const mae = evaluator.mae_percent !== undefined && body.accuracy?.metric?.column === undefined ? `, off by ${format.fraction(evaluator.mae_percent)}\u202f% on average` : "";
+    const mae =
+      evaluator.mae_percent !== undefined && body.accuracy?.metric?.column === undefined
+        ? `, off by ${format.fraction(evaluator.mae_percent)}\u202f% on average`
+        : "";
     facts.push(["Accuracy", `Kendall tau ${format.fraction(evaluator.kendall_tau)} on ${evaluator.num_held_out} networks held out${mae}`]);
   }
   const known = [body.device.runtime, body.device.precision].filter(Boolean).join(", ");
@@ -692,7 +726,9 @@ function fillChoices() {
   $("compare").replaceChildren(
     option("", "nothing", !state.compare),
     // Fronts of different units have no common axis.
-    ...bundles.filter((b) => idOf(b) !== state.bundle && titleOf(b) === titleOf(find(state.bundle))).map((b) => option(idOf(b), name(b), idOf(b) === state.compare)),
+    ...bundles
+      .filter((b) => idOf(b) !== state.bundle && titleOf(b) === titleOf(find(state.bundle)))
+      .map((b) => option(idOf(b), name(b), idOf(b) === state.compare)),
   );
 }
 

@@ -389,9 +389,7 @@ export function createChart(root, { onBudget, onView }) {
       } else {
         lasso.hidden = !isWide(drag, px, py);
         const [left, right] = [Math.min(drag.px, px), Math.max(drag.px, px)];
-        const [top, bottom] = isFlat(drag, py)
-          ? [0, over.clientHeight]
-          : [Math.min(drag.py, py), Math.max(drag.py, py)];
+        const [top, bottom] = isFlat(drag, py) ? [0, over.clientHeight] : [Math.min(drag.py, py), Math.max(drag.py, py)];
         Object.assign(lasso.style, {
           left: `${left}px`,
           top: `${top}px`,

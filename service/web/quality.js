@@ -46,7 +46,11 @@ function make(quality) {
       heights: predicted.top1_interval_percent?.map(heightOf) ?? null,
     }),
     /** The ends of an interval of heights, the smaller number first. */
-    range: (heights) => heights.map(number).sort((a, b) => a - b).join("–"),
+    range: (heights) =>
+      heights
+        .map(number)
+        .sort((a, b) => a - b)
+        .join("–"),
   };
 }
 

@@ -3,7 +3,7 @@
 const url = () => `${location.origin}/generate`;
 
 export function curl(question, needsKey) {
-  const key = needsKey ? " \\\n  -H \"authorization: Bearer $PNAG_API_KEY\"" : "";
+  const key = needsKey ? ' \\\n  -H "authorization: Bearer $PNAG_API_KEY"' : "";
   const body = JSON.stringify(question).replaceAll("'", "'\\''");
   return `curl -sS ${url()}${key} \\\n  -H 'content-type: application/json' \\\n  -d '${body}'`;
 }

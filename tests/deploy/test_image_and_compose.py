@@ -3,6 +3,7 @@
 import http.server
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -93,12 +94,55 @@ def test_the_build_context_holds_no_more_than_the_image_needs() -> None:
     assert sources <= {line[1:] for line in lines if line.startswith("!")}
 
 
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Put what the Dockerfile puts into the site-packages of the service's image into a folder."""
+    folder = tmp_path_factory.mktemp("image")
+    service, _, _ = (ROOT / "Dockerfile").read_text().partition("AS trainer-build")
+    copies = re.findall(r"^COPY (?!--from)(.+) /opt/venv/lib/python3.11/site-packages/(.*)$", service, re.MULTILINE)
+    for sources, target in copies:
+        for source in (path for pattern in sources.split() for path in ROOT.glob(pattern)):
+            if source.is_dir():
+                shutil.copytree(source, folder / target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                (folder / target).mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, folder / target)
+    return folder
+
+
+def _pnag_in_image(image: Path, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    # -P: the current folder holds the whole of it, bench and trainer too.
+    command = [sys.executable, "-P", "-m", "pnag", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(image)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        ("train --space x --records y --latency-table z --out o", "use the trainer's image"),
+        ("bench serve --bundle x --out y", "run it in a checkout"),
+    ],
+)
+def test_the_image_of_the_service_says_in_one_line_what_it_lacks(image: Path, arguments: str, advice: str) -> None:
+    done = _pnag_in_image(image, *arguments.split())
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert advice in done.stderr
+
+
+def test_the_image_of_the_service_can_check_a_bundle(image: Path) -> None:
+    done = _pnag_in_image(image, "bundle", "verify", ROOT / "bundles" / "nas-bench-macro-cifar10")
+    assert done.returncode == 0, done.stderr
+    assert "recorded answers met" in done.stdout
+
+
 @contextmanager
 def _answering(status: int) -> Iterator[int]:
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             self.send_response(status)
             self.send_header("content-length", "0")
             self.end_headers()

@@ -5,13 +5,13 @@ from typing import Any
 
 import bentoml
 
-from pnag.bench.serving.servers.generator import Generator
+from pnag.bench.serving.servers.served_bundle import ServedBundle
 
 
 @bentoml.service(workers=int(os.environ["WORKERS"]), traffic={"timeout": 60})
 class Pnag:
     def __init__(self) -> None:
-        self._generator = Generator()
+        self._bundle = ServedBundle()
 
     @bentoml.api(
         route="/generate",
@@ -20,4 +20,4 @@ class Pnag:
         max_latency_ms=60_000,
     )
     def generate(self, budgets_ms: list[float]) -> list[dict[str, Any]]:
-        return self._generator.answer(budgets_ms)
+        return self._bundle.answer(budgets_ms)

@@ -11,10 +11,10 @@ class Ask(BaseModel):
 
 
 @app.post("/hello")
-async def hello():  # noqa: ANN201  # an annotation would have the answer checked, and cost time
+async def hello():  # an annotation would have the answer checked, and cost time
     return {"message": "Hello World"}
 
 
 @app.post("/generate")
-async def generate(ask: Ask):  # type: ignore[no-untyped-def]  # noqa: ANN201
+async def generate(ask: Ask):  # type: ignore[no-untyped-def]
     return {"budget_ms": ask.budget_ms}

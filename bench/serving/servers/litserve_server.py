@@ -5,12 +5,12 @@ from typing import Any
 
 import litserve
 
-from pnag.bench.serving.servers.generator import Generator
+from pnag.bench.serving.servers.served_bundle import ServedBundle
 
 
 class Api(litserve.LitAPI):
     def setup(self, device: str) -> None:  # noqa: ARG002
-        self._generator = Generator()
+        self._bundle = ServedBundle()
 
     def decode_request(self, request: dict[str, Any]) -> float:
         return float(request["budget_ms"])
@@ -19,7 +19,7 @@ class Api(litserve.LitAPI):
         return inputs
 
     def predict(self, budgets_ms: list[float]) -> list[dict[str, Any]]:
-        return self._generator.answer(budgets_ms)
+        return self._bundle.answer(budgets_ms)
 
     def unbatch(self, output: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return output

@@ -8,7 +8,8 @@ import pytest
 
 from pnag.bench.search import front
 from pnag.bench.search.front import Answers, Reference, find_reference, regret, run_methods, scaled_config, score
-from pnag.bench.search.methods import METHODS, Run
+from pnag.bench.search.methods.registry import METHODS
+from pnag.bench.search.methods.run import MethodRun
 from pnag.bench.search.problem import Problem, best_of
 from pnag.bench.search.report import markdown, summarise
 from pnag.models.cost.additive import LayerCost
@@ -100,7 +101,7 @@ def test_runs_of_another_setting_are_not_mixed_in(
 
 def test_regret_is_what_an_answer_lacks_and_an_answer_over_budget_is_worth_the_cheapest() -> None:
     best = np.array([0.8, 0.8, 0.8])
-    found = regret(best, np.array([0.8, 0.75, 0.95]), np.array([True, True, False]), floor=0.6)
+    found = regret(best, np.array([0.8, 0.75, 0.95]), np.array([True, True, False]), cheapest_accuracy=0.6)
     np.testing.assert_allclose(found, [0.0, 0.05, 0.2])
 
 
@@ -126,7 +127,7 @@ def test_an_unanswered_budget_counts_as_the_cheapest_network_and_adds_no_hypervo
     assert figures["unanswered"] == len(nothing)
     assert figures["hypervolume_percent"] == 0
     assert figures["violations"] == 0
-    expected = 100 * np.mean(reference.best(problem.budgets_B) - reference.floor)
+    expected = 100 * np.mean(reference.best(problem.budgets_B) - reference.cheapest_accuracy)
     assert figures["mean_regret"] == pytest.approx(expected)
 
 
@@ -145,7 +146,7 @@ def test_evolution_leaves_calls_for_the_rest_of_our_training(allowance: int) -> 
 
 
 def test_an_answer_for_other_budgets_is_refused_by_methods_that_search_per_budget(problem: Problem) -> None:
-    run = Run(problem, ALLOWANCE, 8, 0, scaled_config(CONFIG, ALLOWANCE), SILENT)
+    run = MethodRun(problem, ALLOWANCE, 8, 0, scaled_config(CONFIG, ALLOWANCE), SILENT)
     answerer = METHODS["evo"].fit(run, problem.objective(ALLOWANCE))
     with pytest.raises(AssertionError, match="test budgets alone"):
         answerer(problem.budgets_B + 0.1, problem.objective())

@@ -2,18 +2,22 @@
 
 import itertools
 import json
+import shutil
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from pnag.bench.serving.compare import Round, _milliseconds, _ratios
+from pnag.bench.serving.compare import _ratios
 from pnag.bench.serving.load import NO_ANSWER, Asked, ask_in_turn, offer, percentile_ms, request
 from pnag.bench.serving.page import write_serving_page
-from pnag.bench.serving.soak import Sample, judge, mixed_requests
+from pnag.bench.serving.requests import mixed_requests
+from pnag.bench.serving.soak import Sample, judge
+from pnag.bench.serving.traffic import traffic
+from pnag.bench.serving.wrk import Round, run_wrk
 from pnag.models.bundle.bundle import FrontPoint
 from pnag.models.errors import PnagError
 
@@ -22,13 +26,20 @@ class Handler(BaseHTTPRequestHandler):
     """Answers with the status that the path names; /break hangs up."""
 
     protocol_version = "HTTP/1.1"
+    generate_status = 200
+    last_body = b""
+    last_headers: Mapping[str, str] = {}
 
-    def do_POST(self) -> None:  # noqa: N802
-        body = self.rfile.read(int(self.headers["content-length"]))
+    def do_POST(self) -> None:
+        body = Handler.last_body = self.rfile.read(int(self.headers["content-length"]))
+        Handler.last_headers = {name.lower(): value for name, value in self.headers.items()}
         if self.path == "/break":
             self.close_connection = True
             return
-        self.send_response(int(self.path[1:]))
+        is_generate = self.path == "/generate"
+        if is_generate:
+            body = b'{"bundle": {"version": 7}}'
+        self.send_response(self.generate_status if is_generate else int(self.path[1:]))
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -38,18 +49,19 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def port() -> Iterator[int]:
+def url() -> Iterator[str]:
+    Handler.generate_status = 200
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield server.server_address[1]
+        yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
         thread.join()
 
 
-def test_every_request_is_counted_once_by_how_it_ended(port: int) -> None:
+def test_every_request_is_counted_once_by_how_it_ended(url: str) -> None:
     kinds = [("good", "/200"), ("busy", "/503"), ("gone", "/break")] * 10
-    asked = offer(port, ((kind, request("POST", path, b"x" * 5000)) for kind, path in kinds), 1000, 0.03)
+    asked = offer(url, ((kind, request("POST", path, b"x" * 5000)) for kind, path in kinds), 1000, 0.03)
     assert Counter((one.kind, one.status) for one in asked) == {
         ("good", 200): 10,
         ("busy", 503): 10,
@@ -58,12 +70,12 @@ def test_every_request_is_counted_once_by_how_it_ended(port: int) -> None:
 
 
 def test_a_server_that_is_not_there_gives_no_answers() -> None:
-    asked = offer(1, [("x", request("GET", "/"))] * 3, 1000, 1)
+    asked = offer("http://127.0.0.1:1", [("x", request("GET", "/"))] * 3, 1000, 1)
     assert [one.status for one in asked] == [NO_ANSWER] * 3
 
 
-def test_in_a_closed_loop_each_connection_asks_again_after_an_answer(port: int) -> None:
-    asked = ask_in_turn(port, itertools.repeat(("good", request("POST", "/200", b"x"))), 3, 0.1)
+def test_in_a_closed_loop_each_connection_asks_again_after_an_answer(url: str) -> None:
+    asked = ask_in_turn(url, itertools.repeat(("good", request("POST", "/200", b"x"))), 3, 0.1)
     assert len(asked) >= 3
     assert {one.status for one in asked} == {200}
 
@@ -109,9 +121,36 @@ def test_ratios_are_taken_within_a_round() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "ms"), [("812.00us", 0.812), ("1.50ms", 1.5), ("2.00s", 2000.0), ("1.00m", 60_000.0)])
-def test_what_wrk_prints_is_read_with_its_unit(text: str, ms: float) -> None:
-    assert _milliseconds(text) == pytest.approx(ms)
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
+@pytest.mark.parametrize(("path", "are_refused"), [("200", False), ("503", True)])
+def test_wrk_counts_what_is_refused_and_asks_with_the_key(url: str, path: str, are_refused: bool) -> None:
+    found = run_wrk(f"{url}/{path}", '{"budget_ms": %BUDGET%}', (5.0, 6.0), 0, 1, 2, key="secret", cpu_s=lambda: 3.0)
+    assert found.requests_per_s > 0
+    assert 0 < found.p50_ms <= found.p99_ms
+    assert (found.refused > 0) is are_refused
+    assert (found.broken, found.late, found.cpu_ms_per_request) == (0, 0, 0)
+    sent = json.loads(Handler.last_body)
+    assert 5 <= sent["budget_ms"] <= 6
+    assert Handler.last_headers["authorization"] == "Bearer secret"
+    assert Handler.last_headers["content-type"] == "application/json"
+
+
+def test_traffic_counts_answers_by_version_and_refusals_that_do_not_say_when_to_come_back(url: str) -> None:
+    found = traffic(url, "secret", 0.2, 2, pause_s=0.01, fresh_every=0)
+    assert found["answered"] == found["statuses"]["200"] > 2
+    assert found["versions"] == {"7": found["answered"]}
+    assert (found["failed"], found["broken"], found["without_retry_after"]) == (0, 0, 0)
+    assert 0 < found["p50_ms"] <= found["max_ms"]
+    Handler.generate_status = 503
+    refused = traffic(url, "secret", 0.1, 2, allowed=[503])
+    assert refused["failed"] == 0
+    assert refused["without_retry_after"] == refused["answered"] == refused["statuses"]["503"] > 0
+    assert traffic(url, "secret", 0.1, 2)["failed"] > 0
+
+
+def test_traffic_ends_as_soon_as_the_file_is_there(url: str, tmp_path: Path) -> None:
+    (tmp_path / "stop").touch()
+    assert traffic(url, "", 60, 2, until=tmp_path / "stop")["answered"] == 0
 
 
 def test_the_page_holds_every_target_and_says_which_are_missed(tmp_path: Path) -> None:
@@ -155,3 +194,10 @@ def test_the_page_holds_every_target_and_says_which_are_missed(tmp_path: Path) -
     }
     assert len(rows) == 13
     assert "| 0, 0, 3 |" in page
+    assert "The stack in containers" not in page
+    (tmp_path / "stack").mkdir()
+    one = {"1 replica, cached": {**figures, "requests_per_s": 9162.0}}
+    (tmp_path / "stack" / "serve.json").write_text(json.dumps({**serve, "contenders": one, "ratios": []}))
+    (tmp_path / "stack" / "soak.json").write_text(json.dumps(soak))
+    page = write_serving_page(tmp_path, tmp_path / "page.md").read_text()
+    assert "| 1 replica, cached | 9162 | 1.0 | 2.0 | 0, 0, 3 |" in page.partition("The stack in containers")[2]

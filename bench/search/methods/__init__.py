@@ -1,0 +1,1 @@
+"""The methods that are compared: searches, policies, and the official recipe."""
