@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from pnag.models.accuracy.message_passing import MessagePassing
 from pnag.models.onnx.scalar_graph import GraphBuilder, model_bytes
 
 Floats = NDArray[np.float64]
@@ -37,8 +36,7 @@ class GaussianProcess:
         k(x, z) = s * exp(-|(x - z) / l|^2 / 2) + (w x) . z + ((v x) . z)^2        y(x) = m + scale * k(x, X) a
 
     The square is left out where v is None; of one-hot features it is what pairs of options add. Where there is an
-    embedding P, (x - z) P / l takes the place of (x - z) / l: options that P puts close to each other are alike. Each
-    message passing adds the dot product of its features of x and of z (`models/accuracy/message_passing.py`).
+    embedding P, (x - z) P / l takes the place of (x - z) / l: options that P puts close to each other are alike.
 
     Attributes:
         inputs_MF: training features.
@@ -49,7 +47,6 @@ class GaussianProcess:
         weights_M: a = (K + noise I)^-1 y.
         mean, scale: of y before standardising.
         noise: variance of a measurement, in standardised y.
-        message_passings: one for each list that several decisions choose from.
     """
 
     inputs_MF: Floats
@@ -66,7 +63,6 @@ class GaussianProcess:
     quadratic_F: Floats | None = None
     embedding_FP: Floats | None = None
     ceiling: float = 1.0
-    message_passings: tuple[MessagePassing, ...] = ()
 
     def deviation(self, features_NF: Floats) -> Floats:
         """Posterior standard deviation of y, measurement noise left out; shape [N].
@@ -79,8 +75,6 @@ class GaussianProcess:
         prior_N = self.outputscale + np.sum(self.linear_F * standardised_NF**2, axis=1)
         if self.quadratic_F is not None:
             prior_N += np.sum(self.quadratic_F * standardised_NF**2, axis=1) ** 2
-        for message_passing in self.message_passings:
-            prior_N += np.sum(message_passing(standardised_NF) ** 2, axis=1)
         variance_N = np.maximum(prior_N - np.sum(explained_MN**2, axis=0), 0.0)
         return np.asarray(self.scale * np.sqrt(variance_N))
 
@@ -94,7 +88,6 @@ class GaussianProcess:
             self.outputscale,
             self.quadratic_F,
             self.embedding_FP,
-            self.message_passings,
         )
 
     def __call__(self, features_NF: Floats) -> Floats:
@@ -110,16 +103,10 @@ class GaussianProcess:
         quadratic_FF = self._quadratic_weights()
         if quadratic_FF is not None:
             y_N = y_N + np.sum(standardised_NF @ quadratic_FF * standardised_NF, axis=1)
-        for message_passing, weights in zip(self.message_passings, self._message_passing_weights(), strict=True):
-            y_N = y_N + message_passing(standardised_NF) @ weights
         return np.asarray(self.mean + self.scale * y_N)
 
     def to_onnx(self) -> bytes:
         graph = GraphBuilder()
-        return _finish(graph, self.log_error_to_onnx(graph), len(self.shift_F), self.ceiling)
-
-    def log_error_to_onnx(self, graph: GraphBuilder) -> str:
-        """The name of y, per architecture [N]."""
         z_MF = self._scaled(self.inputs_MF)
         x = graph.node("Sub", "features", graph.constant(self.shift_F))
         standardised = graph.node("Div", x, graph.constant(self.spread_F))
@@ -141,15 +128,14 @@ class GaussianProcess:
         linear_F1 = self.scale * self._linear_weights()[:, np.newaxis]
         linear = graph.node("MatMul", standardised, graph.constant(linear_F1))
         total = graph.node("Add", rbf, linear)
-        for message_passing, weights in zip(self.message_passings, self._message_passing_weights(), strict=True):
-            total = graph.node("Add", total, message_passing.to_onnx(graph, standardised, self.scale * weights))
         y = graph.node("Squeeze", total, graph.constant(np.array([1])))
         quadratic_FF = self._quadratic_weights()
         if quadratic_FF is not None:
             weighed = graph.node("MatMul", standardised, graph.constant(self.scale * quadratic_FF))
             pairs = graph.node("Mul", weighed, standardised)
             y = graph.node("Add", y, graph.node("ReduceSum", pairs, graph.constant(np.array([1])), keepdims=0))
-        return graph.node("Add", y, graph.constant(np.array(self.mean + self.scale * self.constant)))
+        y = graph.node("Add", y, graph.constant(np.array(self.mean + self.scale * self.constant)))
+        return _finish(graph, y, len(self.shift_F), self.ceiling)
 
     def _scaled(self, features: Floats) -> Floats:
         return _scale((features - self.shift_F) / self.spread_F, self.lengthscale_F, self.embedding_FP)
@@ -170,11 +156,6 @@ class GaussianProcess:
         weights: Floats = weighted_MF.T @ (weighted_MF * self.weights_M[:, np.newaxis])
         return weights
 
-    def _message_passing_weights(self) -> list[Floats]:
-        """Weights of the features of each message passing."""
-        standardised_MF = (self.inputs_MF - self.shift_F) / self.spread_F
-        return [message_passing(standardised_MF).T @ self.weights_M for message_passing in self.message_passings]
-
     def _scaled_inputs(self, graph: GraphBuilder) -> str:
         """The training inputs, stored small: whole numbers that fit as int8, the rest as doubles.
 
@@ -193,7 +174,6 @@ class GaussianProcess:
 def kernel(
     x_NF: Floats, z_MF: Floats, lengthscale_F: Floats, linear_F: Floats, outputscale: float,
     quadratic_F: Floats | None = None, embedding_FP: Floats | None = None,
-    message_passings: Sequence[MessagePassing] = (),
 ) -> Floats:  # fmt: skip
     """k of standardised features, shape [N, M]."""
     scaled_NF, scaled_MF = (_scale(x, lengthscale_F, embedding_FP) for x in (x_NF, z_MF))
@@ -203,47 +183,12 @@ def kernel(
     covariance_NM = outputscale * np.exp(-0.5 * np.maximum(squared_NM, 0)) + (x_NF * linear_F) @ z_MF.T
     if quadratic_F is not None:
         covariance_NM += ((x_NF * quadratic_F) @ z_MF.T) ** 2
-    for message_passing in message_passings:
-        covariance_NM += message_passing(x_NF) @ message_passing(z_MF).T
     return np.asarray(covariance_NM)
 
 
 def _scale(x_NF: Floats, lengthscale_F: Floats, embedding_FP: Floats | None) -> Floats:
     scaled_NF = x_NF / lengthscale_F
     return scaled_NF if embedding_FP is None else scaled_NF @ embedding_FP
-
-
-@dataclass(frozen=True)
-class MeanProcess:
-    """Mean z of the predictions of several Gaussian processes of the same features, in standardised y.
-
-    Each turns z into an accuracy by its own ceiling, mean and scale; the answer is the mean of those.
-    """
-
-    processes: Sequence[GaussianProcess]
-
-    def __call__(self, features_NF: Floats) -> Floats:
-        z_N = np.mean([(p.log_error(features_NF) - p.mean) / p.scale for p in self.processes], axis=0)
-        gaps_KN = [np.exp(-(p.mean + p.scale * z_N)) for p in self.processes]
-        return np.asarray(np.clip(self._ceiling() - np.mean(gaps_KN, axis=0), 0.0, 1.0))
-
-    def to_onnx(self) -> bytes:
-        graph = GraphBuilder()
-        parts = []
-        count = graph.constant(np.array(float(len(self.processes))))
-        for process in self.processes:
-            centred = graph.node("Sub", process.log_error_to_onnx(graph), graph.constant(np.array(process.mean)))
-            parts.append(graph.node("Div", centred, graph.constant(np.array(process.scale))))
-        z = graph.node("Div", graph.node("Sum", *parts), count)
-        gaps = []
-        for process in self.processes:
-            lowered = graph.node("Mul", z, graph.constant(np.array(-process.scale)))
-            gaps.append(graph.node("Exp", graph.node("Sub", lowered, graph.constant(np.array(process.mean)))))
-        gap = graph.node("Div", graph.node("Sum", *gaps), count)
-        return _close(graph, gap, len(self.processes[0].shift_F), self._ceiling())
-
-    def _ceiling(self) -> float:
-        return float(np.mean([p.ceiling for p in self.processes]))
 
 
 @dataclass(frozen=True)
@@ -310,11 +255,7 @@ def _stored_small(graph: GraphBuilder, weights: Floats) -> str:
 
 def _finish(graph: GraphBuilder, y: str, num_features: int, ceiling: float = 1.0) -> bytes:
     """Close a graph with accuracy = clip(ceiling - exp(-y), 0, 1)."""
-    return _close(graph, graph.node("Exp", graph.node("Neg", y)), num_features, ceiling)
-
-
-def _close(graph: GraphBuilder, gap: str, num_features: int, ceiling: float) -> bytes:
-    """Close a graph with accuracy = clip(ceiling - gap, 0, 1)."""
+    gap = graph.node("Exp", graph.node("Neg", y))
     accuracy = graph.node("Sub", graph.constant(np.array(ceiling)), gap)
     graph.node("Clip", accuracy, graph.constant(np.array(0.0)), graph.constant(np.array(1.0)), output="accuracy")
     inputs = [helper.make_tensor_value_info("features", TensorProto.DOUBLE, ["N", num_features])]

@@ -24,13 +24,11 @@ class CoupledDecisions:
         options_F: which option a feature stands for: the same number for an option of that name of any decision that
             chooses from the same list. -1 for counts and depths.
         places_F: place of that option in its list.
-        lists_F: which list it is from, numbered from 0; -1 for counts and depths.
     """
 
     groups_F: NDArray[np.int64]
     options_F: NDArray[np.int64]
     places_F: NDArray[np.int64]
-    lists_F: NDArray[np.int64]
 
 
 class ArchitectureFeatures:
@@ -78,16 +76,15 @@ class ArchitectureFeatures:
         num_depths = self._space.depth_features(np.zeros((1, len(self._space.decisions)), dtype=np.int64)).shape[1]
         num_counts = [tables[0].shape[1] for _, tables in self._counted]
         lengths = [*self._space.num_options_D[self._informative], *num_counts, *[1] * num_depths]
-        options_F, places_F, lists_F = np.full((3, sum(lengths)), -1)
+        options_F, places_F = np.full((2, sum(lengths)), -1)
         first = 0
-        for number, (members, tables) in enumerate(alike):
+        for members, tables in alike:
             for index, table in zip(members, tables, strict=True):
                 start = self._starts[self._informative.index(index)]
                 places = table[:-1].argmax(axis=1)
                 places_F[start : start + len(places)], options_F[start : start + len(places)] = places, first + places
-                lists_F[start : start + len(places)] = number
             first += tables[0].shape[1]
-        return CoupledDecisions(np.repeat(np.arange(len(lengths)), lengths), options_F, places_F, lists_F)
+        return CoupledDecisions(np.repeat(np.arange(len(lengths)), lengths), options_F, places_F)
 
 
 def _alike(space: SearchSpace, indices: Sequence[int]) -> list[tuple[list[int], list[Floats]]]:

@@ -1,8 +1,8 @@
 """Fit a Gaussian process of accuracy: choose its kernel by marginal likelihood, then let records in.
 
-The kernel is a sum: a squared exponential and a linear part; where decisions share options also a quadratic part, and
-what those decisions tell each other by message passing. One length per feature and the likelihood that
-is maximised are those of Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, section 5.1, eq. 5.8.
+The kernel is a sum: a squared exponential and a linear part, where decisions share options also a quadratic one. One
+length per feature and the likelihood that is maximised are those of Rasmussen and Williams, Gaussian Processes for
+Machine Learning, 2006, section 5.1, eq. 5.8.
 
 Axis letters beside those of `models/accuracy`: G = groups of features, O = options that differ, C = coordinates.
 """
@@ -24,7 +24,6 @@ from pnag.models.accuracy.evaluator import AccuracyModel, GaussianProcess, to_lo
 from pnag.models.accuracy.evaluator import kernel as covariance_of
 from pnag.models.accuracy.features import CoupledDecisions
 from pnag.trainer.config import EvaluatorConfig
-from pnag.trainer.evaluator.message_passing import FittedMessagePassing, shared_lists
 from pnag.trainer.progress import Progress
 
 Floats = NDArray[np.float64]
@@ -74,10 +73,6 @@ class _Kernel(gpytorch.models.ExactGP):  # type: ignore[misc]
         """Standardised y, and what its logarithmic density gains by the ceiling, per record."""
         return self.sample.y, 0.0
 
-    def penalty(self) -> Tensor | float:
-        """To be added to the negative logarithmic likelihood of all records."""
-        return 0.0
-
     def ceiling(self) -> float:
         """The accuracy that y grows towards without end."""
         return 1.0
@@ -91,27 +86,24 @@ class _Kernel(gpytorch.models.ExactGP):  # type: ignore[misc]
             "outputscale": float(self.rbf.outputscale.item()),
             "quadratic_F": None,
             "embedding_FP": None,
-            "message_passings": (),
         }
 
 
-class _TiedKernel(_Kernel):
+class _CoupledKernel(_Kernel):
     """Features of one group share their weights, and options an embedding that decisions with the same list share."""
 
-    def __init__(self, sample: _Sample, likelihood: Any, ties: CoupledDecisions, passes_messages: bool) -> None:
+    def __init__(self, sample: _Sample, likelihood: Any, coupled: CoupledDecisions) -> None:
         super().__init__(sample, likelihood)
-        self.ties = ties
-        self.groups_F = torch.from_numpy(ties.groups_F)
-        num_groups = int(ties.groups_F.max()) + 1
+        self.coupled = coupled
+        self.groups_F = torch.from_numpy(coupled.groups_F)
+        num_groups = int(coupled.groups_F.max()) + 1
         self.rbf = gpytorch.kernels.ScaleKernel(gpytorch.kernels.RBFKernel())
         self.rbf.base_kernel.lengthscale = 1.0  # the embedding has the lengths
         self.rbf.base_kernel.raw_lengthscale.requires_grad_(False)
-        self.options_OC = torch.nn.Parameter(_embedding(ties))
+        self.options_OC = torch.nn.Parameter(_embedding(coupled))
         self.weight_G = torch.nn.Parameter(torch.ones(num_groups))
         self.raw_linear = torch.nn.Parameter(torch.full((num_groups,), -2.0))
         self.raw_quadratic = torch.nn.Parameter(torch.full((num_groups,), -3.0))
-        lists = shared_lists(ties) if passes_messages else []
-        self.messages = torch.nn.ModuleList([FittedMessagePassing(ties, number) for number in lists])
         self.log_gap = torch.nn.Parameter(torch.tensor(0.0))
 
     def linear_F(self) -> Tensor:  # noqa: N802
@@ -122,26 +114,19 @@ class _TiedKernel(_Kernel):
 
     def embedding_FP(self) -> Tensor:  # noqa: N802
         """Each decision's options in coordinates of its own, shape [F, G * C]."""
-        option_FC = self.options_OC[self.ties.options_F] * self.weight_G[self.groups_F][:, None]
-        option_FC = option_FC * torch.from_numpy(self.ties.options_F >= 0)[:, None]
+        option_FC = self.options_OC[self.coupled.options_F] * self.weight_G[self.groups_F][:, None]
+        option_FC = option_FC * torch.from_numpy(self.coupled.options_F >= 0)[:, None]
         return (one_hot(self.groups_F)[:, :, None] * option_FC[:, None, :]).flatten(1)
 
     def covariance(self, inputs: Tensor) -> Tensor:
         covariance: Tensor = self.rbf(inputs @ self.embedding_FP()).to_dense()
         covariance = covariance + (inputs * self.linear_F()) @ inputs.T
-        covariance = covariance + ((inputs * self.quadratic_F()) @ inputs.T) ** 2
-        for passing in self.messages:
-            received: Tensor = passing(inputs)
-            covariance = covariance + received @ received.T
-        return covariance
+        return covariance + ((inputs * self.quadratic_F()) @ inputs.T) ** 2
 
     def targets(self) -> tuple[Tensor, Tensor | float]:
         warped = -torch.log(self.sample.highest + self._gap() - self.sample.accuracy)
         scale = warped.std(correction=0)
         return (warped - warped.mean()) / scale, warped.mean() - torch.log(scale)
-
-    def penalty(self) -> Tensor | float:
-        return sum(passing.penalty() for passing in self._fitted())
 
     def ceiling(self) -> float:
         return self.sample.highest + float(self._gap().item())
@@ -150,11 +135,7 @@ class _TiedKernel(_Kernel):
         return super().frozen() | {
             "quadratic_F": self.quadratic_F().detach().numpy(),
             "embedding_FP": self.embedding_FP().detach().numpy(),
-            "message_passings": tuple(passing.frozen() for passing in self._fitted()),
         }
-
-    def _fitted(self) -> list[FittedMessagePassing]:
-        return [module for module in self.messages if isinstance(module, FittedMessagePassing)]
 
     def _gap(self) -> Tensor:
         """From the highest accuracy to the ceiling."""
@@ -163,14 +144,13 @@ class _TiedKernel(_Kernel):
 
 def fit_gaussian_process(
     features_MF: Floats, accuracy_M: Floats, config: EvaluatorConfig, seed: int, progress: Progress,
-    ties: CoupledDecisions | None = None, *, passes_messages: bool = False,
+    coupled: CoupledDecisions | None = None,
 ) -> tuple[GaussianProcess, Extend]:  # fmt: skip
     """Choose the kernel by marginal likelihood; the closure lets any records in.
 
     Args:
-        ties: features of one group share their weights, the kernel has a quadratic part, options have an embedding that
-            decisions with the same list share, and the ceiling of y is learned. None = each feature for itself, 1.
-        passes_messages: the kernel has what decisions with the same list tell each other (`message_passing.py`).
+        coupled: features of one group share their weights, the kernel has a quadratic part, options have an embedding
+            that decisions with the same list share, and the ceiling of y is learned. None = each feature for itself, 1.
     """
     shift_F, spread_F = standardise(features_MF)
     y_M = to_log_error(accuracy_M)
@@ -184,11 +164,11 @@ def fit_gaussian_process(
     )
     likelihood = gpytorch.likelihoods.GaussianLikelihood(noise_constraint=gpytorch.constraints.GreaterThan(1e-5))
     likelihood.noise = 0.05
-    kernel = _Kernel(sample, likelihood) if ties is None else _TiedKernel(sample, likelihood, ties, passes_messages)
+    kernel = _Kernel(sample, likelihood) if coupled is None else _CoupledKernel(sample, likelihood, coupled)
     kernel = kernel.double()
     _maximise_likelihood(kernel, likelihood, config, progress)
     ceiling = kernel.ceiling()
-    if ties is not None:
+    if coupled is not None:
         y_M = to_log_error(accuracy_M, ceiling)
         mean, scale = float(y_M.mean()), float(y_M.std())
     of_kernel = kernel.frozen()
@@ -206,12 +186,10 @@ def fit_gaussian_process(
         )  # fmt: skip
 
     def again(features: Floats, accuracy: Floats) -> GaussianProcess:
-        return fit_gaussian_process(features, accuracy, config, seed, progress, ties, passes_messages=passes_messages)[
-            0
-        ]
+        return fit_gaussian_process(features, accuracy, config, seed, progress, coupled)[0]
 
     # A ceiling and an embedding have much to gain from the last fifth of the records (docs/decisions/0017).
-    return condition(features_MF, accuracy_M), condition if ties is None else again
+    return condition(features_MF, accuracy_M), condition if coupled is None else again
 
 
 def _maximise_likelihood(kernel: _Kernel, likelihood: Any, config: EvaluatorConfig, progress: Progress) -> None:
@@ -223,18 +201,18 @@ def _maximise_likelihood(kernel: _Kernel, likelihood: Any, config: EvaluatorConf
         for _ in range(config.gp_steps):
             optimizer.zero_grad()
             targets, gain = kernel.targets()
-            loss = -objective(kernel(x), targets) - gain + kernel.penalty() / len(x)
+            loss = -objective(kernel(x), targets) - gain
             loss.backward()
             optimizer.step()
             bar.step(note=f"-log likelihood {loss.item():.3f}")
 
 
-def _embedding(ties: CoupledDecisions) -> Tensor:
+def _embedding(coupled: CoupledDecisions) -> Tensor:
     """Starting places of options: of a list equally far apart, shape [O, C]; the nearer, the more decisions."""
-    is_option_F = ties.options_F >= 0
-    num_decisions = len(np.unique(ties.groups_F[is_option_F]))
-    place_O = np.zeros(ties.options_F.max(initial=0) + 1, dtype=np.int64)
-    place_O[ties.options_F[is_option_F]] = ties.places_F[is_option_F]
+    is_option_F = coupled.options_F >= 0
+    num_decisions = len(np.unique(coupled.groups_F[is_option_F]))
+    place_O = np.zeros(coupled.options_F.max(initial=0) + 1, dtype=np.int64)
+    place_O[coupled.options_F[is_option_F]] = coupled.places_F[is_option_F]
     apart_O = one_hot(torch.from_numpy(place_O)).double()
     if apart_O.shape[1] > MAX_COORDINATES:
         apart_O = torch.randn(len(place_O), MAX_COORDINATES).double() / math.sqrt(MAX_COORDINATES)

@@ -12,14 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
-from pnag.models.accuracy.evaluator import AccuracyModel, MeanProcess, MlpEnsemble, to_log_error
-from pnag.models.accuracy.features import ArchitectureFeatures, CoupledDecisions
+from pnag.models.accuracy.evaluator import AccuracyModel, MlpEnsemble, to_log_error
+from pnag.models.accuracy.features import ArchitectureFeatures
 from pnag.models.errors import TrainingError
 from pnag.models.space.search_space import SearchSpace, Tokens
 from pnag.trainer.config import EvaluatorConfig
 from pnag.trainer.data.records import Records
 from pnag.trainer.evaluator.gaussian_process import Extend, fit_gaussian_process, standardise
-from pnag.trainer.evaluator.message_passing import shared_lists
 from pnag.trainer.progress import Progress
 
 Floats = NDArray[np.float64]
@@ -80,7 +79,7 @@ def train_evaluator(
     x_MF, accuracy_M = features_NF[fitted_on], accuracy_N[fitted_on]
     model: AccuracyModel
     if is_gaussian:
-        model, extend = _fit_gaussian_processes(x_MF, accuracy_M, config, seed, progress, features.coupled)
+        model, extend = fit_gaussian_process(x_MF, accuracy_M, config, seed, progress, features.coupled)
     else:
         model, extend = _fit_mlp_ensemble(x_MF, accuracy_M, config, seed, progress)
     predicted = model(features_NF[held_out])
@@ -122,30 +121,6 @@ def _size_only_mae(log_size: Floats, accuracy: Floats, log_size_new: Floats, acc
 def _finite(metrics: dict[str, Any]) -> dict[str, Any]:
     """NaN (a rank correlation of constants) has no place in JSON."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
-
-
-def _fit_gaussian_processes(
-    features_MF: Floats, accuracy_M: Floats, config: EvaluatorConfig, seed: int, progress: Progress,
-    ties: CoupledDecisions | None,
-) -> tuple[AccuracyModel, Extend]:  # fmt: skip
-    """The mean of one without and one with message passing, where decisions share a list; otherwise just one.
-
-    Message passing finds what a kernel without it would never see, and now and then finds what is not there: the mean
-    of the two loses less on every kind of table but those it was made for (docs/decisions/0018).
-    """
-    if ties is None or not shared_lists(ties):
-        return fit_gaussian_process(features_MF, accuracy_M, config, seed, progress, ties)
-
-    def fit(features: Floats, accuracy: Floats) -> MeanProcess:
-        kinds = (False, True)
-        return MeanProcess(
-            [
-                fit_gaussian_process(features, accuracy, config, seed, progress, ties, passes_messages=k)[0]
-                for k in kinds
-            ]
-        )
-
-    return fit(features_MF, accuracy_M), fit
 
 
 def _fit_mlp_ensemble(

@@ -5,9 +5,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from pnag.models.accuracy.evaluator import AccuracyModel, GaussianProcess, MeanProcess, MlpEnsemble, to_log_error
+from pnag.models.accuracy.evaluator import AccuracyModel, GaussianProcess, MlpEnsemble, to_log_error
 from pnag.models.accuracy.features import ArchitectureFeatures
-from pnag.models.accuracy.message_passing import MessagePassing
 from pnag.models.space.registry import get_space
 from pnag.models.space.search_space import Decision
 from pnag.models.space.tabular import TableSpace
@@ -30,21 +29,6 @@ def _with_embedding(rng: np.random.Generator) -> GaussianProcess:
     return replace(_with_pairs(rng), embedding_FP=rng.normal(size=(9, 4)) * 0.3, ceiling=0.9)
 
 
-def _with_message_passing(rng: np.random.Generator) -> GaussianProcess:
-    message_passings = [
-        MessagePassing(
-            nodes_FJC=rng.normal(size=(9, nodes, 4)) * 0.3, strength_FIJ=rng.normal(size=(9, nodes + 1, nodes)),
-            always_IJ=rng.normal(size=(nodes + 1, nodes)), gate_FJ=rng.uniform(size=(9, nodes)) * 0.2, scale=0.1,
-        )
-        for nodes in (3, 1)
-    ]  # fmt: skip
-    return replace(_with_embedding(rng), message_passings=tuple(message_passings))
-
-
-def _mean_of_two(rng: np.random.Generator) -> MeanProcess:
-    return MeanProcess([_with_embedding(rng), replace(_with_message_passing(rng), ceiling=0.95)])
-
-
 def _mlp_ensemble(rng: np.random.Generator) -> MlpEnsemble:
     shapes = [(9, 8), (8, 4), (4, 1)]
     networks = [
@@ -54,9 +38,7 @@ def _mlp_ensemble(rng: np.random.Generator) -> MlpEnsemble:
     return MlpEnsemble(networks, rng.normal(size=9), rng.uniform(0.5, 2, 9), 1.4, 0.05)
 
 
-@pytest.mark.parametrize(
-    "make", [_gaussian_process, _with_pairs, _with_embedding, _with_message_passing, _mean_of_two, _mlp_ensemble]
-)
+@pytest.mark.parametrize("make", [_gaussian_process, _with_pairs, _with_embedding, _mlp_ensemble])
 def test_onnx_computes_what_numpy_does(make: object) -> None:
     rng = np.random.default_rng(0)
     model: AccuracyModel = make(rng)  # type: ignore[operator]
@@ -66,7 +48,7 @@ def test_onnx_computes_what_numpy_does(make: object) -> None:
         np.testing.assert_allclose(session.run(None, {"features": features})[0], model(features), atol=1e-12)
 
 
-@pytest.mark.parametrize("make", [_gaussian_process, _with_pairs, _with_embedding, _with_message_passing])
+@pytest.mark.parametrize("make", [_gaussian_process, _with_pairs, _with_embedding])
 def test_the_gaussian_process_equals_its_kernel_written_out(
     make: Callable[[np.random.Generator], GaussianProcess],
 ) -> None:
@@ -80,19 +62,9 @@ def test_the_gaussian_process_equals_its_kernel_written_out(
         y = gp.constant
         for z, weight in zip((gp.inputs_MF - gp.shift_F) / gp.spread_F, gp.weights_M, strict=True):
             rbf = gp.outputscale * np.exp(-0.5 * np.sum(((x - z) / gp.lengthscale_F @ embedding) ** 2))
-            received = sum((w(x[np.newaxis]) @ w(z[np.newaxis]).T).item() for w in gp.message_passings)
-            y += weight * (rbf + np.sum(gp.linear_F * x * z) + np.sum(v * x * z) ** 2 + received)
+            y += weight * (rbf + np.sum(gp.linear_F * x * z) + np.sum(v * x * z) ** 2)
         expected.append(gp.ceiling - np.exp(-(gp.mean + gp.scale * y)))
     np.testing.assert_allclose(gp(features), expected, atol=1e-12)
-
-
-def test_processes_that_agree_are_their_own_mean_however_far_their_ceilings_lie() -> None:
-    rng = np.random.default_rng(3)
-    one, features = _with_message_passing(rng), rng.normal(size=(5, 9))
-    np.testing.assert_allclose(MeanProcess([one, one])(features), one(features), atol=1e-12)
-    wider = replace(one, mean=-1.0, scale=0.01, ceiling=4.0)
-    both = MeanProcess([one, wider])(features)
-    assert np.array_equal(np.argsort(both), np.argsort(one(features)))  # their z agree
 
 
 def test_log_error_undoes_itself_and_survives_perfection() -> None:
@@ -139,7 +111,7 @@ def test_alike_decisions_are_counted_together_and_each_decision_is_a_group() -> 
 def test_the_deviation_counts_every_part_of_the_kernel() -> None:
     """As if each architecture had been one of the inputs: k(x, x) from the kernel itself."""
     rng = np.random.default_rng(5)
-    one, features_NF = _with_message_passing(rng), rng.normal(size=(6, 9))
+    one, features_NF = _with_embedding(rng), rng.normal(size=(6, 9))
     prior_N = np.diag(replace(one, inputs_MF=features_NF)._kernel(features_NF))
     covariance_MM = one._kernel(one.inputs_MF) + one.noise * np.eye(len(one.inputs_MF))
     cross_NM = one._kernel(features_NF)

@@ -2,13 +2,11 @@
 
 import numpy as np
 
-from pnag.models.accuracy.evaluator import GaussianProcess, MeanProcess
+from pnag.models.accuracy.evaluator import GaussianProcess
 from pnag.models.accuracy.features import ArchitectureFeatures
 from pnag.models.space.search_space import Tokens
 from pnag.trainer.config import EvaluatorConfig
-from pnag.trainer.data.records import Records
 from pnag.trainer.evaluator.gaussian_process import fit_gaussian_process
-from pnag.trainer.evaluator.train import train_evaluator
 from pnag.trainer.progress import SILENT
 from pnag.trainer.tabular.space_file import parse_space
 
@@ -62,40 +60,3 @@ def test_more_records_may_be_better_than_those_the_ceiling_was_learned_from() ->
     assert isinstance(model, GaussianProcess)
     assert model.ceiling > accuracy_N.max()
     assert np.isfinite(model(FEATURES(tokens_ND))).all()
-
-
-def test_message_passing_finds_out_which_operation_reads_which() -> None:
-    space = parse_space(f"name: s\ndecisions: {{link: [x, y, z], op1: {OPTIONS}, op2: {OPTIONS}, op3: {OPTIONS}}}")
-    features = ArchitectureFeatures(space)
-    rng = np.random.default_rng(0)
-    reads = np.array([[0, 0, 0], [0, 1, 2], [0, 1, 1]])  # per link, what each operation reads; 0 is the input
-    pair_gain = rng.normal(size=(8, 9))
-
-    def accuracy(tokens_ND: Tokens) -> np.ndarray:
-        read_ND = np.concatenate([np.full((len(tokens_ND), 1), 8), tokens_ND[:, 1:]], axis=1)
-        rows = np.arange(len(tokens_ND))
-        gains = [pair_gain[tokens_ND[:, j + 1], read_ND[rows, reads[tokens_ND[:, 0], j]]] for j in range(3)]
-        return np.asarray(0.9 - 0.05 * np.exp(-0.5 * np.sum(gains, axis=0)))
-
-    known_ND, new_ND = space.sample(200, rng), space.sample(500, rng)
-    error = {}
-    for passes_messages in (False, True):
-        model, _ = fit_gaussian_process(
-            features(known_ND),
-            accuracy(known_ND),
-            EvaluatorConfig(),
-            0,
-            SILENT,
-            features.coupled,
-            passes_messages=passes_messages,
-        )
-        error[passes_messages] = np.mean(np.abs(model(features(new_ND)) - accuracy(new_ND)))
-    assert error[True] < error[False] / 2
-
-
-def test_records_of_decisions_that_share_a_list_are_seen_with_and_without_message_passing() -> None:
-    tokens_ND = SPACE.sample(60, np.random.default_rng(0))
-    records = Records(tokens_ND, tuple(map(SPACE.encode, tokens_ND)), accuracy_of(tokens_ND), None, "invented")
-    fitted_evaluator = train_evaluator(SPACE, records, EvaluatorConfig(gp_steps=5), 0, SILENT, 1.0 + np.arange(60))
-    assert isinstance(fitted_evaluator.model, MeanProcess)
-    assert [len(p.message_passings) for p in fitted_evaluator.model.processes] == [0, 1]
