@@ -185,7 +185,7 @@ def learn(
     """Learn a device from whole networks alone, where no layer can be timed."""
     from pnag.models.cost.latency_table import LatencyTable
     from pnag.models.space.registry import get_space
-    from pnag.trainer.latency.learned import learn_table
+    from pnag.trainer.latency.learned.table import learn_table
     from pnag.trainer.progress import show_progress
 
     path = out or latency_table

@@ -34,7 +34,7 @@ SITE = sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md") i
 """Every page of the site."""
 DECISIONS = sorted((DOCS / "decisions").glob("[0-9]*.md"))
 HEADINGS = ["Context", "Decision", "Evidence", "Consequences", "Where"]
-WITH_FIGURES = ["benchmarks.md", "benchmarks-serving.md", "latency.md", "limits.md", "load.md"]
+WITH_FIGURES = ["benchmarks.md", "benchmarks-serving.md", "latency.md", "limits.md"]
 NAMES_FILES = ["CONTRIBUTING.md", "docs/how-it-works.md", "docs/glossary.md"]
 COMMANDS = typer.main.get_command(cli.app)
 

@@ -13,8 +13,8 @@ ROOMS = {
     "models": {"errors", "files", "pareto"},
     "pnag": {"__main__"},
     "pnag_client": {"client"},
-    "service": {"app", "lifecycle", "reloader", "server", "settings", "version"},
-    "trainer": {"checkpoint", "config", "progress", "recipes", "train_bundle"},
+    "service": {"app", "lifecycle", "reloader", "request_state", "server", "settings", "version"},
+    "trainer": {"checkpoint", "config", "progress", "recipes", "repeatable", "train_bundle"},
 }
 """Room -> the modules that may lie in it although it has rooms of its own; without such rooms all lie in it."""
 
@@ -25,18 +25,7 @@ NOT_OURS = {"build", "dist", "docs", "htmlcov", "runs", "tests"}
 
 MOST_FILES_IN_A_ROOM = 13
 MOST_LINES_OF_A_FILE = 400
-MOST_LINES = 26_970  # TODO: 24_500 once the rooms have shrunk
-
-LONG_FILES = {
-    # TODO: these go as soon as their rooms have split them
-    "cli/latency.py",
-    "models/answer/runtime.py",
-    "models/cost/learned_latency.py",
-    "models/space/search_space.py",
-    "trainer/latency/kit_script.py",
-    "trainer/latency/learned.py",
-}
-"""Files that may be longer."""
+MOST_LINES = 26_660  # without deploy; lower it when you have made something smaller
 
 FILES = sorted(
     path
@@ -77,7 +66,7 @@ def test_a_room_says_what_it_is_and_is_not_too_large(folder: Path) -> None:
 
 def test_no_file_is_too_long() -> None:
     long = [path for path in FILES if _num_lines(path) > MOST_LINES_OF_A_FILE]
-    assert {*_names(long)} <= LONG_FILES
+    assert _names(long) == []
 
 
 def test_the_source_does_not_grow_unnoticed() -> None:

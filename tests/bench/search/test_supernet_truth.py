@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pnag.bench.search.supernet_truth import compare_with_truth
-from pnag.cli.supernet import app
+from pnag.cli.bench import app
 from pnag.models.answer.runtime import OnnxGenerator
 from pnag.models.bundle.bundle import Bundle
 from pnag.models.errors import RecordsError
@@ -72,7 +72,7 @@ def test_the_command_sums_up(
 ) -> None:
     monkeypatch.setattr(Bundle, "load", lambda _folder: trained)
     truth = str(_write(tmp_path / "truth.csv", *believed))
-    arguments = ["check", "--bundle", "trained", "--records", truth, "--truth", truth, "--budgets", "5"]
+    arguments = ["labels", "--bundle", "trained", "--records", truth, "--truth", truth, "--budgets", "5"]
     arguments += ["--out", str(tmp_path / "check.png"), *(["--json"] if as_json else [])]
     output = CliRunner().invoke(app, arguments).stdout
     if as_json:

@@ -233,4 +233,4 @@ def test_kendall_tau_counts_pairs_and_is_tau_b_where_there_are_ties(pairs: list[
     )
     untied = float(np.prod(np.abs(signs).sum(axis=0)))
     expected = float(np.prod(signs, axis=1).sum()) / untied**0.5 if untied else math.nan
-    assert fit.accuracy_figures(predicted, measured)["kendall_tau"] == pytest.approx(expected, abs=1e-4, nan_ok=True)
+    assert check.accuracy_figures(predicted, measured)["kendall_tau"] == pytest.approx(expected, abs=1e-4, nan_ok=True)

@@ -12,8 +12,8 @@ from pnag.models.cost.learned_latency import LearnedLatency
 from pnag.models.cost.slack import SlackTable
 from pnag.models.errors import BudgetError, RecordsError
 from pnag.models.space.search_space import SearchSpace
-from pnag.trainer.latency import learned
-from pnag.trainer.latency.learned import Learning, learn, read_rows, to_table
+from pnag.trainer.latency.learned import table as learned
+from pnag.trainer.latency.learned.table import Learning, learn, read_rows, to_table
 
 NUM_LEARNT = 180
 

@@ -33,7 +33,7 @@ from pnag.models.errors import RecordsError
 from pnag.models.space.search_space import INACTIVE, SearchSpace, Tokens
 from pnag.trainer.data.records import Records, read_records
 from pnag.trainer.latency.check import accuracy_figures
-from pnag.trainer.latency.gaussian_process import REWEIGHTINGS, fit_gaussian_process, robust_weights
+from pnag.trainer.latency.learned.gaussian_process import REWEIGHTINGS, fit_gaussian_process, robust_weights
 from pnag.trainer.latency.networks import spread_pool
 from pnag.trainer.progress import Progress
 
