@@ -18,6 +18,9 @@ from pnag.service.engine.memory import give_back_memory, keep_memory_together
 from pnag.service.settings import Settings, SettingsError
 from pnag.service.telemetry.logs import configure_logs
 
+SWITCH_INTERVAL_S = 0.001
+"""Python's own 5 ms are as long as a run: event loop and inference threads would wait so long for each other."""
+
 # On every answer. Here and not in a layer, because uvicorn checks each header of each answer, but these only once.
 SECURITY_HEADERS = [("x-content-type-options", "nosniff")]
 
@@ -45,6 +48,7 @@ def make_worker(settings: Settings) -> FastAPI:
     from pnag.service.telemetry.metrics import forget_dead_workers
 
     configure_logs(settings)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     keep_memory_together()
     forget_dead_workers()
     app = create_app(settings)
