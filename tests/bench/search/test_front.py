@@ -92,7 +92,12 @@ def test_runs_of_another_setting_are_not_mixed_in(
     run_methods(problem, ["random"], [0], ALLOWANCE, 8, tmp_path, SILENT, CONFIG)
     ran: list[str] = []
     original = front.run_method
-    monkeypatch.setattr(front, "run_method", lambda run, name: ran.append(name) or original(run, name))
+
+    def watched(run: MethodRun, name: str) -> Answers:
+        ran.append(name)
+        return original(run, name)
+
+    monkeypatch.setattr(front, "run_method", watched)
     other = replace(problem, accuracy=lambda t: _accuracy(t) / 2)
     run_methods(other, ["random"], [0], ALLOWANCE, 8, tmp_path, SILENT, CONFIG)
     run_methods(problem, ["random"], [0], ALLOWANCE + 1, 8, tmp_path, SILENT, CONFIG)

@@ -178,7 +178,15 @@ def test_the_page_holds_every_target_and_says_which_are_missed(tmp_path: Path) -
         "overload_in_haste": busy,
     }
     rss = {"second_quarter": 100.0, "last_quarter": 101.0, "slope_per_hour": 1.0}
-    soak = {"seconds": 600, "per_s": 40, "requests": 9, "p50_ms": 1.0, "p99_ms": 1.0, "reloads": 1, "failed_reloads": 0}
+    soak: dict[str, object] = {
+        "seconds": 600,
+        "per_s": 40,
+        "requests": 9,
+        "p50_ms": 1.0,
+        "p99_ms": 1.0,
+        "reloads": 1,
+        "failed_reloads": 0,
+    }
     soak |= {"unexpected": 0, "statuses": {"hit": {"200": 9}}, "rss_mb": rss, "most_rss_mb": 102.0, "is_flat": True}
     soak |= {"files": {"second_quarter": 20, "last_quarter": 20}}
     reports = {"serve": {**serve, "contenders": contenders, "ratios": _ratios(found)}, "faults": faults, "soak": soak}

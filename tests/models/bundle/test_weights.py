@@ -88,7 +88,7 @@ def test_what_cannot_be_stored_is_refused(networks: list[StoredNetwork], error: 
 
 
 def _changed(**arrays: np.ndarray | None) -> bytes:
-    kept = _arrays(pack_weights(SPACE, [_network("00000000", SHARED)], {})) | arrays
+    kept = {**_arrays(pack_weights(SPACE, [_network("00000000", SHARED)], {})), **arrays}
     file = io.BytesIO()
     np.savez(file, **{name: array for name, array in kept.items() if array is not None})
     return file.getvalue()

@@ -16,7 +16,7 @@ def test_the_document_in_the_repository_is_the_services_own(client: TestClient) 
     assert json.loads(DOCUMENT.read_text()) == served, "run `python scripts/reference.py`"
 
 
-async def _ask(app: object, front_ms: float) -> tuple[str, str, int]:
+async def _ask(app: object, front_ms: float) -> tuple[str, str, object]:
     async with AsyncPnagClient("http://pnag", transport=httpx.ASGITransport(app=app)) as pnag:  # type: ignore[arg-type]
         answer = await pnag.generate(front_ms)
         explained = await pnag.explain(front_ms)

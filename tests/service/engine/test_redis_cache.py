@@ -37,6 +37,12 @@ def until(condition: Callable[[], object]) -> None:
     raise AssertionError("it did not come about")
 
 
+def is_open(port: int) -> bool:
+    """Whether somebody listens; raises OSError otherwise, as `until` expects."""
+    socket.create_connection(("127.0.0.1", port), 1).close()
+    return True
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -64,7 +70,7 @@ class Server:
     def start(self, *arguments: str) -> None:
         command = [redis_server(), "--port", str(self.port), "--save", "", "--dir", str(self._folder), *arguments]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        until(lambda: socket.create_connection(("127.0.0.1", self.port), 1).close() is None)
+        until(lambda: is_open(self.port))
 
     def signal(self, number: int) -> None:
         assert self._process is not None
@@ -141,7 +147,7 @@ def test_answers_end_and_are_ours(replica: Callable[[], TestClient], server: Ser
     ask(replica())
     until(server.answers)
     assert all(key.startswith(b"pnag:") for key in server.all_keys())
-    assert 0 < server.client.ttl(server.answers()[0]) <= 86_400  # type: ignore[operator]
+    assert 0 < server.client.ttl(server.answers()[0]) <= 86_400
 
 
 def test_replicas_know_each_others_networks(replica: Callable[[], TestClient], server: Server) -> None:
@@ -318,7 +324,7 @@ class SlowProxy:
 
     def __enter__(self) -> "SlowProxy":
         self._thread.start()
-        until(lambda: socket.create_connection(("127.0.0.1", self.port), 1).close() is None)
+        until(lambda: is_open(self.port))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -384,7 +390,7 @@ def test_what_is_asked_during_a_round_is_the_next_round(monkeypatch: pytest.Monk
         await settle()
         for _ in range(2):
             rounds.gate.release()
-        assert await asyncio.gather(tasks[0], tasks[1], tasks[3]) == [b"a", b"b", b"d"]
+        assert [*await asyncio.gather(tasks[0], tasks[1], tasks[3])] == [b"a", b"b", b"d"]
         assert rounds.asked == [["a"], ["b", "d"]]
 
     asyncio.run(scenario())

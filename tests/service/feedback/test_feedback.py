@@ -118,7 +118,7 @@ def test_the_oldest_reports_make_room(kind: str, redis_url: str) -> None:
 def test_what_others_write_to_redis_is_left_out(redis_url: str) -> None:
     async def read() -> list[FieldReport]:
         store = SharedReports(redis_url, "test")
-        await store._client.lpush("test:feedback:c", "nonsense", '{"encoding": 1}')  # type: ignore[misc]
+        await store._client.lpush("test:feedback:c", "nonsense", '{"encoding": 1}')
         await store.add("c", a_report())
         kept = await store.all("c")
         await store.close()

@@ -2,6 +2,7 @@
 
 import io
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ def _png(colour: tuple[int, int, int], width: int = 8, height: int = 8) -> bytes
     return file.getvalue()
 
 
-def _parquet(path: Path, images: list[object], labels: list[object]) -> Path:
+def _parquet(path: Path, images: Sequence[object], labels: Sequence[object]) -> Path:
     pq.write_table(pa.table({"image": images, "label": labels}), path)
     return path
 
@@ -32,7 +33,7 @@ def _images(labels: list[int]) -> Images:
 
 
 @pytest.mark.parametrize("wrap", [lambda data: data, lambda data: {"bytes": data, "path": None}])
-def test_a_parquet_file_gives_pixels_and_labels(tmp_path: Path, wrap) -> None:  # type: ignore[no-untyped-def]
+def test_a_parquet_file_gives_pixels_and_labels(tmp_path: Path, wrap) -> None:
     path = _parquet(tmp_path / "images.parquet", [wrap(_png(c)) for c in COLOURS], [2, 0, 1])
     images = read_images(path, 8)
     assert images.pixels_NCHW.shape == (3, 3, 8, 8)

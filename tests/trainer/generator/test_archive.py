@@ -9,12 +9,12 @@ from pnag.models.space.search_space import INACTIVE
 from pnag.trainer.config import ArchiveConfig
 from pnag.trainer.generator.archive import (
     Archive,
-    Objective,
     budget_grid,
     ends,
     neighbours,
     search_archive,
 )
+from pnag.trainer.generator.objective import Objective
 from pnag.trainer.progress import show_progress
 
 SPACE = get_space("nas-bench-macro")

@@ -91,12 +91,16 @@ def test_a_run_broken_off_and_resumed_ends_with_the_same_bits(
     whole, policy = train_generator(GeneratorTask(SPACE, SLACK, _objective(), config), SILENT, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         train_generator(
-            GeneratorTask(SPACE, SLACK, _objective(), config), _InterruptedAt(stage, step), tmp_path / "broken"
-        )  # type: ignore[arg-type]
+            GeneratorTask(SPACE, SLACK, _objective(), config),
+            _InterruptedAt(stage, step),  # type: ignore[arg-type]
+            tmp_path / "broken",
+        )
     objective = _objective()
     resumed, same_policy = train_generator(GeneratorTask(SPACE, SLACK, objective, config), SILENT, tmp_path / "broken")
     for name, weights in policy.state_dict().items():
         assert torch.equal(weights, same_policy.state_dict()[name]), name
+    assert whole.tokens_ND is not None
+    assert resumed.tokens_ND is not None
     assert np.array_equal(whole.tokens_ND, resumed.tokens_ND)
     assert objective.calls == whole.objective.calls
     assert (tmp_path / "broken" / CURVES).read_text() == (tmp_path / "whole" / CURVES).read_text()

@@ -85,7 +85,7 @@ def test_the_score_is_the_recalibrated_networks_accuracy_from_the_definition(sco
     network = subnet(scorer.supernet, tokens_D)
     for part in network.modules():
         if isinstance(part, ConvUnit):
-            part.bn = _StatisticsOfTheFirst(part.bn, len(scorer._seen_NCHW))  # type: ignore[assignment]
+            part.bn = _StatisticsOfTheFirst(part.bn, len(scorer._seen_NCHW))  # type: ignore[assignment, arg-type]
     with torch.no_grad():
         expected = network(torch.cat([scorer._seen_NCHW, scorer._scored_NCHW]))[len(scorer._seen_NCHW) :]
         got = scorer.recalibrated(tokens_D)(scorer._scored_NCHW)

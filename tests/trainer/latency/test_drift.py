@@ -9,7 +9,7 @@ from pnag.trainer.latency import drift
 from pnag.trainer.latency.timing.measurements import Measurements
 
 
-def _again(table: LatencyTable, space: SearchSpace, factor: float, **odd: float) -> tuple[list, Measurements]:  # type: ignore[type-arg]
+def _again(table: LatencyTable, space: SearchSpace, factor: float, **odd: float) -> tuple[list, Measurements]:
     layers = drift.choose_layers(table, space, 6)
     found = Measurements(space.name, {"name": "x"}, overhead={"bound": [(0.002, 0.011)] * 3})
     for number, layer in enumerate(layers):

@@ -72,7 +72,7 @@ def _in_torch(layer: Layer, weights: list[np.ndarray], image: np.ndarray) -> np.
 
 
 def test_a_layers_graph_computes_what_the_layer_is(ofa_224: SearchSpace, macro: SearchSpace) -> None:
-    kinds = {}
+    kinds: dict[object, Layer] = {}
     for layer in (*ofa_224.distinct_layers(), *macro.distinct_layers()):
         shape = (
             layer.kind,
@@ -137,7 +137,7 @@ def test_layers_that_do_not_fit_together_are_refused() -> None:
         graphs.chain_graph([])
 
 
-def test_graphs_without_weights_compute_with_those_of_the_shared_file(macro: SearchSpace, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_graphs_without_weights_compute_with_those_of_the_shared_file(macro: SearchSpace, tmp_path) -> None:
     chains = [macro.layers("22222222"), macro.layers("10101010")]
     shared = graphs.SharedWeights.for_chains("weights.bin", chains)
     make_weights(tmp_path / "weights.bin", shared.counts)

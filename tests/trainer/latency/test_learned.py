@@ -158,15 +158,15 @@ def test_predictions_are_the_formula_written_out(ofa: SearchSpace, ofa_rows: np.
         for term in model.terms:
             value = term.values[tuple(tokens[ofa.index(d)] for d in term.decisions)]
             if term.times is not None:
-                value = value * (ofa.decisions[0].options[tokens[0]] / 224) ** 2  # type: ignore[operator]
+                value = value * (ofa.decisions[0].options[tokens[0]] / 224) ** 2
             total += value
         shape = [np.log1p(s) for s in sums.values()] + [float(ofa.decisions[0].options[tokens[0]])]
         shape += list(ofa.depth_features(tokens[np.newaxis])[0])
-        shape = (np.array(shape) - model.correction.mean_S) / model.correction.scale_S
+        shape_S = (np.array(shape) - model.correction.mean_S) / model.correction.scale_S
         share = 0.0
         for j, weight in enumerate(model.correction.weight_N):
             distances = {
-                "shape": np.mean((shape - model.correction.shape_NS[j]) ** 2),
+                "shape": np.mean((shape_S - model.correction.shape_NS[j]) ** 2),
                 "tokens": np.mean(tokens != model.correction.tokens_ND[j]),
             }
             for kernel in model.correction.kernels:

@@ -131,9 +131,7 @@ def test_training_gives_the_peers_gradients_and_statistics(pair: tuple[ElasticSu
         expected = theirs[name].grad
         assert (parameter.grad is None) == (expected is None), name
         if parameter.grad is not None and expected is not None:
-            torch.testing.assert_close(
-                parameter.grad, expected, rtol=1e-5, atol=1e-8, msg=lambda m, n=name: f"{n}: {m}"
-            )
+            torch.testing.assert_close(parameter.grad, expected, rtol=1e-5, atol=1e-8, msg=f"the gradient of {name}")
     after = {name: tensor for name, tensor in ours.state_dict().items() if name.endswith("running_mean")}
     assert any(not torch.equal(tensor.float(), before[name]) for name, tensor in after.items())
     for network in (ours, peer):
@@ -158,11 +156,11 @@ def test_a_subnet_equals_a_plain_network_that_holds_its_slice(supernet: ElasticS
 
 def test_a_subnet_holds_a_copy(supernet: ElasticSupernet) -> None:
     tokens_D = _tokens(supernet.space, 1)[-1]
-    plain, before = subnet(supernet, tokens_D), supernet.first_conv["conv"].weight.clone()
+    plain, before = subnet(supernet, tokens_D), supernet.state_dict()["first_conv.conv.weight"].clone()
     with torch.no_grad():
         for parameter in plain.parameters():
             parameter.zero_()
-    torch.testing.assert_close(supernet.first_conv["conv"].weight, before, rtol=0, atol=0)
+    torch.testing.assert_close(supernet.state_dict()["first_conv.conv.weight"], before, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])

@@ -26,6 +26,8 @@ def test_a_subnet_equals_the_supernets_own_path(encoding: str) -> None:
     supernet = SinglePathSupernet(MACRO)
     for module in supernet.modules():  # batch norm that does something
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
     tokens_D = MACRO.decode(encoding)
@@ -48,7 +50,7 @@ def _count(network: PlainNetwork, size: int) -> tuple[list[int], list[int]]:
     """MACs and parameters per layer, counted from what runs."""
     macs: dict[int, int] = {}
 
-    def hook(position: int):  # type: ignore[no-untyped-def]
+    def hook(position: int):
         def count(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if isinstance(module, nn.Conv2d | nn.Linear):
                 per_output = module.weight[0].numel()

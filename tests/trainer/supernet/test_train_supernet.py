@@ -79,7 +79,7 @@ def test_a_training_stopped_anywhere_ends_with_the_same_bits(
     step = module._Run._step
     budget = {"steps": 0}
 
-    def limited(run, share):  # type: ignore[no-untyped-def]
+    def limited(run, share):
         if budget["steps"] == 0:
             raise OSError("power cut")
         budget["steps"] -= 1

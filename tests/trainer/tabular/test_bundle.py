@@ -53,7 +53,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 writer.writerow(row | {"params_m": f"{1 + 0.1 * number:.2f}"})
     assert pnag("train", "--space", space, "--records", records, "--out", folder / "free", "--recipe", "quick") == 0
     (folder / "named.csv").write_text(f"name,architecture\nours,{ENCODING}\n")
-    held = [
+    held: list[str | Path] = [
         "--references",
         folder / "named.csv",
         "--only-recorded",
@@ -242,7 +242,14 @@ def test_a_metric_of_its_own_is_answered_in_its_own_unit(project: Path, tmp_path
             writer.writerow(
                 {k: v for k, v in row.items() if k != "accuracy"} | {"rmse": 9 - 5 * float(row["accuracy"])}
             )
-    train = ["train", "--space", tmp_path / "space.yaml", "--records", tmp_path / "r.csv", "--only-recorded"]
+    train: list[str | Path] = [
+        "train",
+        "--space",
+        tmp_path / "space.yaml",
+        "--records",
+        tmp_path / "r.csv",
+        "--only-recorded",
+    ]
     assert pnag(*train, "--out", tmp_path / "bundle", "--recipe", "quick") == 0
     generator = OnnxGenerator(Bundle.load(tmp_path / "bundle"))
     best = generator.generate(Query(100.0)).best.predicted.metric

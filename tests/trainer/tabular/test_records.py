@@ -181,6 +181,7 @@ def test_candidates_are_all_that_may_be_answered(tmp_path: Path, space: TableSpa
     (tmp_path / "c.csv").write_text("a,b,c,latency_ms\n1,conv,x,\n0,,x,50\nno,pool,NA,\n")
     given = read_table_inputs(space, many(space, tmp_path), None, Choices(tmp_path / "c.csv"))
     costs = NetworkCosts.of(given.space, given.table, given.costs)
+    assert isinstance(given.space, TableSpace)
     everything = given.space.all_architectures()
     assert everything is not None
     allowed = {given.space.encode(t) for t in everything[costs.allowed(everything)]}

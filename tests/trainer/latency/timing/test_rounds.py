@@ -6,7 +6,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,9 @@ from hypothesis import strategies as st
 
 from pnag.models.errors import LatencyTableError
 from pnag.trainer.latency.timing.host import Setup
-from pnag.trainer.latency.timing.rounds import Item, Plan, is_done, open_session, time_interleaved
+from pnag.trainer.latency.timing.rounds import Item, Plan, RoundsDone, is_done, open_session, time_interleaved
 from pnag.trainer.latency.timing.samples import Sample, at_clock, lower_quartile
+from tests.fixtures.devices import FakeSessions
 
 SETUP = Setup()
 
@@ -26,7 +26,7 @@ def _items(count: int, size_bytes: int = 0) -> list[Item]:
     return [Item(f"item{i}", size_bytes, lambda: b"") for i in range(count)]
 
 
-def test_every_round_visits_every_item_once(fake_sessions: Callable[..., object]) -> None:
+def test_every_round_visits_every_item_once(fake_sessions: type[FakeSessions]) -> None:
     noise = np.random.default_rng(0)
     sessions = fake_sessions(lambda _name, _run: 1 + noise.random())
     samples: dict[str, list[Sample]] = {}
@@ -41,7 +41,7 @@ def test_every_round_visits_every_item_once(fake_sessions: Callable[..., object]
     assert all(len(rounds) == 10 for rounds in samples.values())
 
 
-def test_a_slow_spell_costs_each_item_a_few_rounds_and_moves_no_result(fake_sessions: Callable[..., object]) -> None:
+def test_a_slow_spell_costs_each_item_a_few_rounds_and_moves_no_result(fake_sessions: type[FakeSessions]) -> None:
     true_ms = {f"item{i}": 1.0 + i for i in range(5)}
 
     def duration(name: str, run: int) -> float:
@@ -54,7 +54,7 @@ def test_a_slow_spell_costs_each_item_a_few_rounds_and_moves_no_result(fake_sess
         assert lower_quartile(at_clock(rounds, 1.0)) == pytest.approx(true_ms[name])
 
 
-def test_the_clock_probe_takes_out_what_the_clock_did(fake_sessions: Callable[..., object]) -> None:
+def test_the_clock_probe_takes_out_what_the_clock_did(fake_sessions: type[FakeSessions]) -> None:
     # The clock wanders; work and probe take time in proportion. Scaled, nothing of it is left.
     wander = 1 + 0.2 * np.sin(np.arange(20_000) / 300)
     sessions = fake_sessions(lambda _name, run: 2.0 * wander[run])
@@ -72,7 +72,7 @@ def test_the_clock_probe_takes_out_what_the_clock_did(fake_sessions: Callable[..
         np.testing.assert_allclose(at_clock(rounds, reference), 2.0, rtol=0.02)
 
 
-def test_a_clock_that_changes_during_a_visit_is_not_believed(fake_sessions: Callable[..., object]) -> None:
+def test_a_clock_that_changes_during_a_visit_is_not_believed(fake_sessions: type[FakeSessions]) -> None:
     sessions = fake_sessions(lambda _name, _run: 1.0)
     ticks = iter(np.tile([0.010, 0.010, 0.010, 0.012, 0.012, 0.012], 100))
     samples: dict[str, list[Sample]] = {}
@@ -101,7 +101,7 @@ def test_scaling_follows_from_the_definition(times: list[float], clock: float, f
     np.testing.assert_allclose(at_clock(slower, clock), at_clock(samples, clock))
 
 
-def test_steady_items_stop_early_and_noisy_ones_go_on(fake_sessions: Callable[..., object]) -> None:
+def test_steady_items_stop_early_and_noisy_ones_go_on(fake_sessions: type[FakeSessions]) -> None:
     noise = np.random.default_rng(0)
     sessions = fake_sessions(lambda name, _run: 1.0 if name == "item0" else float(1 + 9 * noise.random()))
     samples: dict[str, list[Sample]] = {}
@@ -117,12 +117,13 @@ def test_any_plan_can_tell_whether_it_is_done(rounds: int, min_rounds: int, done
     assert is_done(samples, Plan(rounds=rounds, min_rounds=min_rounds)) is (done >= rounds)
 
 
-def test_stopping_and_going_on_measures_nothing_twice(fake_sessions: Callable[..., object]) -> None:
+def test_stopping_and_going_on_measures_nothing_twice(fake_sessions: type[FakeSessions]) -> None:
     noise = np.random.default_rng(0)
     sessions = fake_sessions(lambda _name, _run: float(1 + noise.random()))
     plan = Plan(rounds=12, min_rounds=12, stop_after_s=0.05)
     samples: dict[str, list[Sample]] = {}
-    stops, before = 0, {}
+    stops = 0
+    before: dict[str, list[Sample]] = {}
     while not time_interleaved(_items(6), SETUP, plan, samples, open_item=sessions.open, clock=sessions.clock):
         for name, rounds in before.items():
             assert samples[name][: len(rounds)] == rounds
@@ -132,14 +133,14 @@ def test_stopping_and_going_on_measures_nothing_twice(fake_sessions: Callable[..
     assert all(len(rounds) == 12 for rounds in samples.values())
 
 
-def test_what_is_done_is_not_opened_again(fake_sessions: Callable[..., object]) -> None:
+def test_what_is_done_is_not_opened_again(fake_sessions: type[FakeSessions]) -> None:
     sessions = fake_sessions(lambda _name, _run: 1.0)
     samples: dict[str, list[Sample]] = {"item0": [(1.0, 0.0)] * 12}
     time_interleaved(_items(2), SETUP, Plan(rounds=12), samples, open_item=sessions.open)
     assert sessions.opened == ["item1"]
 
 
-def test_open_sessions_stay_within_the_memory_they_are_given(fake_sessions: Callable[..., object]) -> None:
+def test_open_sessions_stay_within_the_memory_they_are_given(fake_sessions: type[FakeSessions]) -> None:
     sessions = fake_sessions(lambda _name, _run: 1.0)
     samples: dict[str, list[Sample]] = {}
     plan = Plan(rounds=25, visits=5, max_session_bytes=50_000_000, min_rounds=25)
@@ -149,10 +150,10 @@ def test_open_sessions_stay_within_the_memory_they_are_given(fake_sessions: Call
     assert all(len(rounds) == 25 for rounds in samples.values())
 
 
-def test_progress_ends_at_its_total_whatever_stops_early(fake_sessions: Callable[..., object]) -> None:
+def test_progress_ends_at_its_total_whatever_stops_early(fake_sessions: type[FakeSessions]) -> None:
     noise = np.random.default_rng(0)
     sessions = fake_sessions(lambda name, _run: 1.0 if name == "item0" else float(1 + noise.random()))
-    seen = []
+    seen: list[RoundsDone] = []
     time_interleaved(_items(3), SETUP, Plan(rounds=50), {}, progress=seen.append, open_item=sessions.open)
     assert [p.done for p in seen] == sorted(p.done for p in seen)
     assert {p.total for p in seen} == {150}
