@@ -119,7 +119,9 @@ class RedisCache:
         try:
             names = [f"{self._namespace}:{key}" for key in keys]
             values = await asyncio.wait_for(self._client.mget(names), self._timeout_s)
-        except (RedisError, OSError, TimeoutError) as exc:
+            if len(values) != len(keys):
+                raise RedisError(f"{len(values)} values for {len(keys)} keys")
+        except Exception as exc:  # what answers may be no Redis, and its reply anything: all who wait are told "a miss"
             self._fail("get", exc)
             return [None] * len(keys)
         return [value if isinstance(value, bytes) else None for value in values]

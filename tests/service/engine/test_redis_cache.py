@@ -419,3 +419,25 @@ def test_a_round_that_breaks_is_a_miss_for_all_and_the_next_goes_on(monkeypatch:
         assert await rounds.cache.get("c") == b"c"
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("reply", [[], [b"x"] * 3, ZeroDivisionError("no Redis speaks so")])
+def test_one_that_lies_is_a_miss_for_all_and_left_alone(
+    monkeypatch: pytest.MonkeyPatch, reply: list[bytes] | Exception
+) -> None:
+    async def scenario() -> None:
+        cache = RedisCache(Settings(redis_url=SecretStr("redis://127.0.0.1:1")), Metrics())
+
+        async def mget(_names: list[str]) -> list[bytes]:
+            if isinstance(reply, Exception):
+                raise reply
+            return reply
+
+        monkeypatch.setattr(cache, "_is_up", True)
+        monkeypatch.setattr(cache._client, "mget", mget)
+        asked = [asyncio.create_task(cache.get(key)) for key in ("a", "b")]
+        assert await asyncio.wait_for(asyncio.gather(*asked), 5) == [None, None]
+        assert not cache._is_up
+        assert await cache.get("c") is None
+
+    asyncio.run(scenario())
