@@ -51,9 +51,8 @@ def _logs_as_in_production() -> None:
 def _no_settings_from_outside() -> Iterator[None]:
     """A developer's PNAG_ variables must not change what is tested."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        for name in list(os.environ):
-            if name.startswith("PNAG_") and name != "PNAG_DATA":
-                monkeypatch.delenv(name)
+        for field in Settings.model_fields:  # not PNAG_DATA or PNAG_NO_SKIP, which are for the tests themselves
+            monkeypatch.delenv(f"PNAG_{field.upper()}", raising=False)
         yield
 
 

@@ -190,3 +190,11 @@ def test_blocks_that_are_run_parse_and_are_all_run(name: str) -> None:
     for block, code in blocks.items():
         subprocess.run(["bash", "-n"], input=code, text=True, check=True)
         assert re.search(rf"\b{block}\b", scripts), f"docs/{name}: {block} is not run by deploy/e2e"
+
+
+NO_SKIP = os.environ.get("PNAG_NO_SKIP")
+"""As it was when this file was read."""
+
+
+def test_what_tells_the_tests_not_to_skip_reaches_them() -> None:
+    assert os.environ.get("PNAG_NO_SKIP") == NO_SKIP
